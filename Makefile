@@ -1,0 +1,60 @@
+# Everything keyd needs beyond Go, gcc, make and apt is installed from here.
+GO      ?= go
+TOOLS   := $(CURDIR)/.tools
+LINT    := $(TOOLS)/golangci-lint-2.15.0
+VULN    := $(TOOLS)/govulncheck-1.9.0
+DESTDIR ?=
+PREFIX  ?= /usr
+
+.PHONY: help build demo test race lint fuzz bench vuln softhsm outside install clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## bin/keyd and bin/partnersim
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: softhsm build ## the main job from nothing, shown step by step
+	@./demo/run.sh
+
+test: softhsm outside ## every test, with the real tokens
+	$(GO) vet ./...
+	$(GO) test -count=1 -timeout 12m ./...
+
+race: softhsm outside ## every test under the race detector
+	$(GO) test -race -count=1 -timeout 25m ./...
+
+lint: $(LINT) ## golangci-lint, pinned
+	$(LINT) run ./...
+
+fuzz: ## each fuzz target for FUZZTIME (default 30s)
+	@./.ci/fuzz $(or $(FUZZTIME),30s)
+
+bench: softhsm ## the bare token against keyd's whole path, in turn
+	$(GO) run ./cmd/keydbench
+
+vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)
+	$(VULN) ./...
+
+softhsm: ## installs SoftHSM, NSS softoken and opensc if they are missing
+	@./softhsm/install.sh
+
+outside: ## installs the outside JOSE implementation the tests check against (npm jose)
+	@./interop/install.sh
+
+install: build ## into DESTDIR, as a system service
+	install -D -m 0755 bin/keyd $(DESTDIR)$(PREFIX)/bin/keyd
+	install -D -m 0644 packaging/keyd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/keyd.service
+	install -D -m 0644 packaging/keyd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/keyd.conf
+	install -D -m 0640 packaging/keyd.yaml $(DESTDIR)/etc/keyd/keyd.yaml
+
+$(LINT):
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv $(TOOLS)/golangci-lint $@
+
+$(VULN):
+	GOBIN=$(TOOLS) $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.9.0
+	mv $(TOOLS)/govulncheck $@
+
+clean: ## removes what was built (never a token or a registry in use)
+	rm -rf bin .tools .demo coverage.out

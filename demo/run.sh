@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# The main job from nothing, step by step: a token, the pretended Wise, the
+# daemon, a key's life. Exits 0 only if every step did what it says.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+D=$PWD/.demo
+rm -rf "$D"; mkdir -p "$D/state"; chmod 700 "$D" "$D/state"
+if [ -t 1 ]; then bold=$'\e[1m'; dim=$'\e[2m'; green=$'\e[32m'; red=$'\e[31m'; off=$'\e[0m'; else bold= dim= green= red= off=; fi
+
+n=0
+step()  { n=$((n+1)); printf '\n%s%2d. %s%s\n' "$bold" "$n" "$*" "$off"; }
+ok()    { printf '    %s✔ %s%s\n' "$green" "$*" "$off"; }
+fail()  { printf '    %s✘ %s%s\n' "$red" "$*" "$off" >&2; [ -f "$D/keyd.log" ] && tail -5 "$D/keyd.log" >&2; exit 1; }
+show()  { printf '%s' "$dim"; sed 's/^/    /'; printf '%s' "$off"; }
+keyd()  { "$PWD/bin/keyd" "$@"; }
+field() { sed -n "s/.*\"$1\": *\"\\([^\"]*\\)\".*/\\1/p" | head -1; }
+
+pids=()
+cleanup() { for p in "${pids[@]}"; do kill "$p" 2>/dev/null || true; done; wait 2>/dev/null || true; }
+trap cleanup EXIT
+await() { # await SECONDS COMMAND…: until it succeeds
+  local end=$((SECONDS + $1)); shift
+  until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.1; done
+}
+
+step "A throw-away token in .demo/token; the system's tokens are not touched"
+./softhsm/token.sh "$D/token" keyd >"$D/token.out"
+export SOFTHSM2_CONF=$D/token/softhsm2.conf
+ok "SoftHSM token \"keyd\", random PIN in a file only its owner reads"
+
+step "Wise, pretended: token, upload, key, playground and /v1/cases"
+printf 'demo-secret' >"$D/secret"; chmod 600 "$D/secret"
+bin/partnersim -listen 127.0.0.1:0 -addr-file "$D/sim.addr" -client-id demo-client -client-secret-file "$D/secret" >"$D/sim.log" 2>&1 &
+pids+=($!)
+await 10 test -s "$D/sim.addr" || fail "the simulator did not start: $(cat "$D/sim.log")"
+SIM=$(cat "$D/sim.addr")
+ok "listening on $SIM"
+
+step "The daemon, with one key named in its config"
+sed -e "s#@D@#$D#g" -e "s#@SIM@#$SIM#g" -e "s#@UID@#$(id -u)#g" demo/keyd.yaml >"$D/keyd.yaml"
+export KEYD_SOCKET=$D/keyd.sock KEYD_ADMIN_SOCKET=$D/admin.sock
+keyd check --config "$D/keyd.yaml" | show
+start_daemon() { bin/keyd serve --config "$D/keyd.yaml" >>"$D/keyd.log" 2>&1 & KEYD=$!; pids+=($KEYD); disown $KEYD; await 20 keyd status --json || fail "the daemon did not start"; }
+start_daemon
+ok "serving on two unix sockets"
+
+step "The key comes to exist: made in the token, tested, uploaded, proven by the playground"
+active() { keyd keys show wise-response --json | field active_kid; }
+has_active() { [ -n "$(active)" ]; }
+await 40 has_active || fail "no active version"
+OLD=$(active)
+keyd keys list | show
+ok "version $OLD is active"
+
+step "A sealed request to Wise"
+printf '{"profile":12345,"topic":"payout","pan":"4111111111111111"}' >"$D/request.json"
+keyd encrypt wise "$D/request.json" --url /v1/cases --json >"$D/sealed.json"
+field jwe <"$D/sealed.json" >"$D/request.jwe"
+cut -c1-96 "$D/request.jwe" | sed 's/$/…/' | show
+ok "$(wc -c <"$D/request.json") bytes of JSON, $(wc -c <"$D/request.jwe") bytes of JWE"
+
+step "Wise opens it and answers with an envelope for us; keyd opens that in the token"
+send() { curl -fsS "$SIM/v1/cases" -H 'Authorization: Bearer demo-user-token' -H 'Content-Type: application/jose+json' \
+  -H 'Accept: application/jose+json' -H 'X-TW-JOSE-Method: jwe' -H 'Accept-Encoding: identity' --data-binary @"$1"; }
+tr -d '\n' <"$D/request.jwe" >"$D/request.body"
+send "$D/request.body" >"$D/answer.jwe" || fail "the simulator refused the request"
+keyd decrypt wise "$D/answer.jwe" --verbose >"$D/answer.json" 2>"$D/answer.how"
+{ cat "$D/answer.json"; echo; cat "$D/answer.how"; } | show
+grep -q "$OLD" "$D/answer.how" || fail "opened by another kid"
+grep -q "boundary raw\|boundary unwrap\|boundary sealed" "$D/answer.how" || fail "no boundary level"
+ok "opened under $OLD"
+
+step "Rotation: a second version is made, uploaded and activated; the first drains"
+keyd keys rotate wise-response --wait 60s | show
+NEW=$(active); [ "$NEW" != "$OLD" ] || fail "still the old version"
+ok "version $NEW is active"
+
+step "The answer sealed to the old version still opens"
+keyd decrypt wise "$D/answer.jwe" --verbose >"$D/again.json" 2>"$D/again.how"
+cmp -s "$D/answer.json" "$D/again.json" || fail "another plaintext"
+show <"$D/again.how"
+ok "same plaintext, under the draining $OLD"
+
+step "An envelope for a kid nobody knows is refused"
+STRANGE=$(printf '{"alg":"RSA-OAEP-256","enc":"A256GCM","kid":"11111111-2222-4333-8444-555555555555"}' | base64 -w0 | tr '+/' '-_' | tr -d =)
+printf '%s.%s' "$STRANGE" "$(cut -d. -f2- "$D/answer.jwe")" >"$D/strange.jwe"
+if keyd decrypt wise "$D/strange.jwe" >/dev/null 2>"$D/strange.err"; then fail "it opened"; fi
+show <"$D/strange.err"
+grep -q unknown_kid "$D/strange.err" || fail "refused for another reason"
+ok "refused: unknown_kid"
+
+step "kill -9 in the middle of a rotation: the upload has happened, its answer has not arrived"
+curl -fsS "$SIM/sim/faults" -d '{"endpoint":"upload","fault":"hang_after","count":1}' >/dev/null
+keyd keys rotate wise-response >/dev/null
+uploads() { curl -fsS "$SIM/sim/state" | grep -o '"keyId"' | wc -l; }
+three() { [ "$(uploads)" -ge 3 ]; }
+await 30 three || fail "no third upload seen"
+kill -9 "$KEYD"; wait "$KEYD" 2>/dev/null || true
+ok "daemon killed; Wise has a key that keyd has no answer about"
+curl -fsS -X DELETE "$SIM/sim/faults" >/dev/null
+
+step "It comes back and finishes the same rotation: same kid, same dates, no orphan"
+start_daemon
+third() { a=$(active); [ -n "$a" ] && [ "$a" != "$NEW" ]; }
+await 60 third || fail "the rotation did not finish"
+LAST=$(active)
+keyd decrypt wise "$D/answer.jwe" >"$D/third.json" && cmp -s "$D/answer.json" "$D/third.json" || fail "the old answer no longer opens"
+keyd doctor | show
+ok "version $LAST is active, everything still opens, doctor finds nothing"
+
+step "The timeline"
+keyd status | show
+
+step "The audit chain, verified without the daemon"
+keyd audit tail -n 8 | show
+kill -TERM "$KEYD"; await 20 sh -c "! kill -0 $KEYD" || fail "the daemon did not stop"
+keyd audit verify --config "$D/keyd.yaml" | show
+cp "$D/state/audit.jsonl" "$D/forged.jsonl"; sed -i '3s/"ok"/"no"/; 3s/intent/Intent/' "$D/forged.jsonl"
+if keyd audit verify --file "$D/forged.jsonl" >"$D/forged.out"; then fail "a forged log passed"; fi
+show <"$D/forged.out"
+ok "whole; a copy with one changed entry is found out"
+
+step "A third party's view of the token (pkcs11-tool)"
+MODULE=$(sed -n 's/^ *module: //p' "$D/keyd.yaml")
+pkcs11-tool --module "$MODULE" --token-label keyd --login --pin "$(cat "$D/token/pin")" -O --type privkey 2>/dev/null >"$D/objects" || fail "pkcs11-tool"
+grep -E 'Private Key|label|ID:|Access' "$D/objects" | show
+[ "$(grep -c 'Private Key Object' "$D/objects")" = 3 ] || fail "want exactly three private keys"
+[ "$(grep -c 'sensitive, always sensitive, never extractable, local' "$D/objects")" = 3 ] || fail "a key could leave the token"
+ok "three private keys, all generated there, none extractable"
+
+printf '\n%sEvery step did what it says.%s (%d seconds)\n' "$bold" "$off" "$SECONDS"
