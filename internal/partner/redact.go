@@ -1,0 +1,48 @@
+package partner
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+const (
+	maxText = 240 // characters of any text that goes into an error
+	maxWord = 64  // longer words are tokens, keys or envelopes, not words
+)
+
+// clean makes text that came from outside fit for errors and logs. Whole
+// secrets are taken out first, so that the cut at the end cannot leave half of
+// one that would no longer be recognised.
+func clean(text string, secrets []string) string {
+	// Longest first: a short secret inside a longer one must not break the
+	// longer one up.
+	byLength := slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	for _, s := range byLength {
+		if s != "" {
+			text = strings.ReplaceAll(text, s, "[redacted]")
+		}
+	}
+	text = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r):
+			return ' '
+		case r == unicode.ReplacementChar, !unicode.IsPrint(r):
+			return '?'
+		}
+		return r
+	}, text)
+	words := strings.Fields(text)
+	for i, w := range words {
+		if n := len([]rune(w)); n > maxWord {
+			words[i] = fmt.Sprintf("[%d characters]", n)
+		}
+	}
+	text = strings.Join(words, " ")
+	if runes := []rune(text); len(runes) > maxText {
+		text = string(runes[:maxText]) + "…"
+	}
+	return text
+}
