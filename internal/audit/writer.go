@@ -1,0 +1,171 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// flushAfter is how long a recorded entry, and the remembered head, may lag.
+const flushAfter = time.Second
+
+// maxBatch bounds what one write takes, and so what a crash can tear.
+const maxBatch = maxTorn - maxLine
+
+// request is one entry on its way to the writer.
+type request struct {
+	body    []byte
+	durable bool       // answer after the fsync
+	head    Head       // the entry's own; set before the answer
+	done    chan error // gets one answer, never blocks
+}
+
+// writer is the one goroutine that writes a log; all its fields are its own.
+type writer struct {
+	path, headPath string
+	logger         *slog.Logger
+	file           file
+	size           int64
+	head           Head // last entry written
+	synced         Head // last entry on the disk
+	remembered     Head // in the head file
+	publish        func(Head)
+	failed         error // ErrFailed with its cause; final
+	batch          []*request
+	buf            []byte
+}
+
+// run serves requests until closing and returns what Close returns.
+func (w *writer) run(requests <-chan *request, closing <-chan struct{}) error {
+	var due <-chan time.Time
+	for {
+		select {
+		case r := <-requests:
+			w.gather(r, requests)
+			w.commit()
+		case <-due:
+			due = nil
+			w.settle()
+		case <-closing:
+			w.settle()
+			return errors.Join(w.failed, w.file.Close())
+		}
+		if due == nil && w.failed == nil && w.remembered != w.head {
+			due = time.After(flushAfter)
+		}
+	}
+}
+
+// gather takes every request that is waiting, up to a batch.
+func (w *writer) gather(first *request, requests <-chan *request) {
+	w.batch = append(w.batch[:0], first)
+	size := len(first.body)
+	for size < maxBatch-maxLine {
+		select {
+		case r := <-requests:
+			w.batch = append(w.batch, r)
+			size += len(r.body) + maxPrefix + suffixLen
+		default:
+			return
+		}
+	}
+}
+
+// commit writes the batch with one write and at most one fsync, and answers
+// everybody in it.
+func (w *writer) commit() {
+	w.write()
+	durable := false
+	for _, r := range w.batch {
+		if durable = durable || r.durable; !r.durable {
+			r.done <- w.failed
+		}
+	}
+	if durable {
+		w.sync()
+	}
+	for _, r := range w.batch {
+		if r.durable {
+			r.done <- w.failed
+		}
+	}
+	clear(w.batch)
+}
+
+func (w *writer) write() {
+	if w.failed != nil {
+		return
+	}
+	if err := w.untouched(); err != nil {
+		w.fail(err)
+		return
+	}
+	now, head := time.Now(), w.head
+	w.buf = w.buf[:0]
+	for _, r := range w.batch {
+		w.buf, head = appendLine(w.buf, head, now, r.body)
+		r.head = head
+	}
+	if _, err := w.file.Write(w.buf); err != nil {
+		w.fail(fmt.Errorf("writing: %w", err))
+		return
+	}
+	w.head = head
+	w.size += int64(len(w.buf))
+}
+
+func (w *writer) sync() {
+	if w.failed != nil || w.synced == w.head {
+		return
+	}
+	if err := w.file.Sync(); err != nil {
+		w.fail(fmt.Errorf("syncing: %w", err))
+		return
+	}
+	w.synced = w.head
+	w.publish(w.synced)
+}
+
+// settle brings everything onto the disk and then remembers the head.
+func (w *writer) settle() {
+	w.sync()
+	if w.failed != nil || w.remembered == w.synced {
+		return
+	}
+	if err := w.untouched(); err != nil {
+		w.fail(err)
+		return
+	}
+	if err := writeHead(w.headPath, w.synced); err != nil {
+		w.fail(err)
+		return
+	}
+	w.remembered = w.synced
+}
+
+// untouched reports whether the file is still there and as long as this writer
+// made it: not rotated, removed, truncated or written to by someone else.
+func (w *writer) untouched() error {
+	named, err := os.Stat(w.path)
+	if err != nil {
+		return fmt.Errorf("looking for the log: %w", err)
+	}
+	open, err := w.file.Stat()
+	switch {
+	case err != nil:
+		return fmt.Errorf("looking at the log: %w", err)
+	case !os.SameFile(named, open):
+		return fmt.Errorf("another file stands at %s", w.path)
+	case open.Size() != w.size:
+		return fmt.Errorf("it has %d bytes where keyd wrote %d: someone else changed it", open.Size(), w.size)
+	}
+	return nil
+}
+
+func (w *writer) fail(cause error) {
+	w.failed = fmt.Errorf("%w: %w", ErrFailed, cause)
+	w.logger.Error("the audit log has failed: everything that must be audited is refused until keyd restarts",
+		"path", w.path, "err", cause)
+}
