@@ -105,8 +105,8 @@ func TestRecordReturnsBeforeTheFsyncOfItsBatch(t *testing.T) {
 			t.Error("Record waits for the fsync")
 		}
 		select {
-		case <-appended:
-			t.Error("Append did not wait for the fsync")
+		case err := <-appended:
+			t.Errorf("Append did not wait for the fsync: %v", err)
 		default:
 		}
 		close(proceed)

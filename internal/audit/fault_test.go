@@ -179,7 +179,7 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	defer full.Close()
+	t.Cleanup(func() { _ = full.Close() })
 	l, f := faulted(t, config(t))
 	appendAll(t, l, event(1))
 	f.write = func(b []byte, _ io.Writer) (int, error) { return full.Write(b) }
@@ -195,9 +195,18 @@ func TestKernelCutsAWriteShort(t *testing.T) {
 	cfg := config(t)
 	if path := os.Getenv(variable); path != "" {
 		cfg.Path = path
-		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: limit, Max: limit}); err != nil {
+		var old syscall.Rlimit
+		if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
 			t.Fatal(err)
 		}
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: limit, Max: old.Max}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { // the test binary has files of its own to write
+			if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+				t.Error(err)
+			}
+		})
 		l := open(t, cfg)
 		for i := range 10 {
 			if _, err := l.Append(t.Context(), event(i)); err != nil {

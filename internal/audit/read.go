@@ -21,7 +21,7 @@ func Read(path string, after uint64, limit int) ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.file.Close()
+	defer r.close()
 	return r.entries(after, limit)
 }
 
@@ -31,7 +31,7 @@ func Tail(path string, n int) ([]Entry, error) {
 	if err != nil || n <= 0 {
 		return nil, err
 	}
-	defer r.file.Close()
+	defer r.close()
 	last, err := r.last()
 	if err != nil {
 		return nil, err
@@ -46,7 +46,7 @@ func Unsettled(path string) ([]Entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.file.Close()
+	defer r.close()
 	open := map[string]Entry{}
 	intent, outcome := []byte(`"phase":"intent"`), []byte(`"phase":"outcome"`)
 	err = r.lines(0, func(line []byte) (bool, error) {
@@ -73,9 +73,12 @@ func Unsettled(path string) ([]Entry, error) {
 
 // reader reads the complete lines of a log as it was when it was opened.
 type reader struct {
-	file *os.File
-	size int64
+	file   *os.File
+	size   int64
+	window []byte // of lineAfter
 }
+
+func (r *reader) close() { _ = r.file.Close() } // nothing was written
 
 func openReader(path string) (*reader, error) {
 	f, err := os.Open(path)
@@ -86,7 +89,7 @@ func openReader(path string) (*reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit log: %w", errors.Join(err, f.Close()))
 	}
-	return &reader{file: f, size: info.Size()}, nil
+	return &reader{file: f, size: info.Size(), window: make([]byte, 2*maxLine)}, nil
 }
 
 func (r *reader) entries(after uint64, limit int) ([]Entry, error) {
@@ -150,8 +153,8 @@ func (r *reader) seek(after uint64) (int64, error) {
 // lineAfter finds the first line that begins after offset and its number. At
 // the end of the log the line begins at its size.
 func (r *reader) lineAfter(offset int64) (start int64, seq uint64, err error) {
-	b := make([]byte, 2*maxLine)
-	n, err := r.file.ReadAt(b[:min(int64(len(b)), r.size-offset)], offset)
+	b := r.window[:min(int64(len(r.window)), r.size-offset)]
+	n, err := r.file.ReadAt(b, offset)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return 0, 0, fmt.Errorf("reading the audit log %s: %w", r.file.Name(), err)
 	}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -50,7 +49,7 @@ func Verify(path string, want *Head) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("verifying the audit log: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // nothing was written
 	c := newChain(want)
 	err = c.read(f)
 	if err == nil && c.torn > 0 {
@@ -112,11 +111,13 @@ func (c *chain) read(r io.Reader) error {
 	}
 }
 
-// next holds one line against the chain so far and becomes its head.
+// next holds one line against the chain so far and becomes its head. Whether all
+// of the line is JSON is not looked at, which would take most of the time: keyd
+// hashed nothing else, and whoever forges hashes can write JSON too.
 func (c *chain) next(line []byte) error {
 	prev, sum, ok := links(line)
 	seq, at, isEntry := opening(line)
-	if !ok || !isEntry || !json.Valid(line) {
+	if !ok || !isEntry {
 		return c.broken("not an entry of this log")
 	}
 	c.sum.Reset()
