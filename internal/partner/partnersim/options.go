@@ -1,0 +1,139 @@
+package partnersim
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The credentials a Sim accepts when it is given none. They are published here
+// and protect nothing.
+const (
+	DemoClientID     = "demo-client"
+	DemoClientSecret = "demo-secret-not-for-production"
+)
+
+// Ways a request names the key its reply is to be sealed to, for
+// Options.ResponseKID. A third way is NamedInHeader plus the header's name.
+const (
+	NamedInJOSE   = "jose"    // the kid of the request's own JOSE header; a request without body names none
+	NamedNowhere  = "none"    // nothing in a request names a key
+	NamedInHeader = "header:" // prefix: an HTTP header, so also on a GET
+)
+
+// Which usable key seals the reply when the request names none, for Options.Unnamed.
+const (
+	UseNewest = "newest" // the latest upload
+	UseOldest = "oldest"
+	UseRandom = "random" // a client must not care: the reply's kid tells
+)
+
+// What access tokens look like, for Options.TokenFormat.
+const (
+	TokenUUID   = "uuid"   // 36 characters, until 7 January 2027
+	TokenJWT    = "jwt"    // an encrypted JWT of several KiB
+	TokenEither = "either" // one or the other at random, as in production during the migration
+)
+
+// Options is what a Sim is made from. The zero value is a Wise as documented;
+// each field from ResponseKID on settles something the documents leave open or
+// state in two ways.
+type Options struct {
+	// ClientID and ClientSecret are the credentials POST /oauth/token accepts.
+	// Both empty: DemoClientID and DemoClientSecret.
+	ClientID     string
+	ClientSecret string
+	// TokenFormat is TokenUUID, TokenJWT (if empty) or TokenEither.
+	TokenFormat string
+	// TokenLifetime is expires_in, in whole seconds. Zero: 43199 s.
+	TokenLifetime time.Duration
+	// ClockOffset shifts Wise's clock against the real one.
+	ClockOffset time.Duration
+
+	// ResponseKID says where a request names the key for its reply: NamedInJOSE
+	// (if empty), NamedNowhere, or NamedInHeader followed by the header's name.
+	ResponseKID string
+	// RequireKID answers 500 to a request that could name a key and does not.
+	RequireKID bool
+	// Unnamed picks the key when none is named: UseNewest (if empty), UseOldest, UseRandom.
+	Unnamed string
+	// ActivationLag is how long after its upload a key is first used.
+	ActivationLag time.Duration
+	// DuplicateUpload is the status of an upload repeated word for word: 201 (if
+	// zero), 409 or 500. The key stays as it was first uploaded.
+	DuplicateUpload int
+	// ConflictUpload is the status of an upload that reuses a keyId for
+	// something else: 409 (if zero) or 400.
+	ConflictUpload int
+	// WiseOverlap is how long an old Wise key opens requests after Wise has
+	// rotated. Zero: for ever. Negative: not at all.
+	WiseOverlap time.Duration
+	// ArrayReply wraps Wise's public key in an array of one.
+	ArrayReply bool
+	// MaterialNewlines breaks Wise's key material into lines of 64, as older
+	// documents show it.
+	MaterialNewlines bool
+	// OmitWiseKeyID leaves keyId out of Wise's public key: the schema has it, no
+	// published sample does.
+	OmitWiseKeyID bool
+	// ExtraFields adds an unknown field to each JSON answer: Wise adds fields
+	// without notice.
+	ExtraFields bool
+}
+
+func (o Options) withDefaults() Options {
+	if o.ClientID == "" && o.ClientSecret == "" {
+		o.ClientID, o.ClientSecret = DemoClientID, DemoClientSecret
+	}
+	set(&o.TokenFormat, TokenJWT)
+	set(&o.TokenLifetime, 43199*time.Second)
+	set(&o.ResponseKID, NamedInJOSE)
+	set(&o.Unnamed, UseNewest)
+	set(&o.DuplicateUpload, http.StatusCreated)
+	set(&o.ConflictUpload, http.StatusConflict)
+	return o
+}
+
+func set[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Validate says everything that is wrong with o. Empty fields are never wrong,
+// except one half of the credentials.
+func (o Options) Validate() error {
+	o = o.withDefaults()
+	var errs []error
+	oneOf := func(field string, ok bool, got any, want string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s is %v: want %s", field, got, want))
+		}
+	}
+	oneOf("ClientID", o.ClientID != "" && !strings.Contains(o.ClientID, ":"), fmt.Sprintf("%q", o.ClientID), "a name without a colon")
+	oneOf("ClientSecret", o.ClientSecret != "", "empty", "a secret beside the ClientID")
+	oneOf("TokenFormat", slices.Contains([]string{TokenUUID, TokenJWT, TokenEither}, o.TokenFormat), o.TokenFormat, "uuid, jwt or either")
+	oneOf("TokenLifetime", o.TokenLifetime >= time.Second && o.TokenLifetime%time.Second == 0, o.TokenLifetime, "whole seconds")
+	header, inHeader := strings.CutPrefix(o.ResponseKID, NamedInHeader)
+	oneOf("ResponseKID", o.ResponseKID == NamedInJOSE || o.ResponseKID == NamedNowhere || inHeader && isToken(header),
+		o.ResponseKID, "jose, none or header:NAME")
+	oneOf("Unnamed", slices.Contains([]string{UseNewest, UseOldest, UseRandom}, o.Unnamed), o.Unnamed, "newest, oldest or random")
+	oneOf("ActivationLag", o.ActivationLag >= 0, o.ActivationLag, "no negative time")
+	oneOf("DuplicateUpload", slices.Contains([]int{201, 409, 500}, o.DuplicateUpload), o.DuplicateUpload, "201, 409 or 500")
+	oneOf("ConflictUpload", slices.Contains([]int{409, 400}, o.ConflictUpload), o.ConflictUpload, "409 or 400")
+	if len(errs) > 0 {
+		return fmt.Errorf("partner simulator options: %w", errors.Join(errs...))
+	}
+	return nil
+}
+
+// isToken reports whether s can be the name of an HTTP header (RFC 9110 §5.6.2).
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
+}
