@@ -23,7 +23,7 @@ import (
 const (
 	testKID    = "3f0d7c8e-5a11-4c7e-9d67-1c2b3a4d5e6f"
 	testID     = "our client:id"
-	testSecret = "hunter2/with+odd:bytes & é%"
+	testSecret = `hunter2/with+odd:"bytes" & é%`
 	joseType   = "application/jose+json"
 	compactJWE = "eyJhbGciOiJSU0EtT0FFUC0yNTYifQ.AAAA.BBBB.CCCC.DDDD"
 )

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -17,13 +18,18 @@ const (
 // secrets are taken out first, so that the cut at the end cannot leave half of
 // one that would no longer be recognised.
 func clean(text string, secrets []string) string {
+	var forms []string
+	for _, s := range secrets {
+		if s != "" {
+			quoted := strconv.Quote(s) // as %q, and JSON nearly so, writes it
+			forms = append(forms, s, quoted[1:len(quoted)-1])
+		}
+	}
 	// Longest first: a short secret inside a longer one must not break the
 	// longer one up.
-	byLength := slices.SortedFunc(slices.Values(secrets), func(a, b string) int { return cmp.Compare(len(b), len(a)) })
-	for _, s := range byLength {
-		if s != "" {
-			text = strings.ReplaceAll(text, s, "[redacted]")
-		}
+	slices.SortFunc(forms, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+	for _, s := range forms {
+		text = strings.ReplaceAll(text, s, "[redacted]")
 	}
 	text = strings.Map(func(r rune) rune {
 		switch {

@@ -40,7 +40,7 @@ func only(token string, then http.HandlerFunc) http.HandlerFunc {
 func TestTokenRequestIsTheDocumentedOne(t *testing.T) {
 	h := open(t, routes{askToken: func(w http.ResponseWriter, r *http.Request) {
 		// RFC 6749 §2.3.1: both halves form-encoded, then Basic.
-		want := "Basic " + base64.StdEncoding.EncodeToString([]byte("our+client%3Aid:hunter2%2Fwith%2Bodd%3Abytes+%26+%C3%A9%25"))
+		want := "Basic " + base64.StdEncoding.EncodeToString([]byte("our+client%3Aid:hunter2%2Fwith%2Bodd%3A%22bytes%22+%26+%C3%A9%25"))
 		if got := r.Header.Get("Authorization"); got != want {
 			t.Errorf("got Authorization %q, want %q", got, want)
 		}
