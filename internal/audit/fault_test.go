@@ -292,3 +292,22 @@ func TestFileChangedByOthersClosesTheLog(t *testing.T) {
 		})
 	}
 }
+
+// A recovery that cannot be written down did not happen: Open fails, lets go of
+// the lock, and the next one starts over.
+func TestOpenFailsWhenItsRecoveryCannotBeWritten(t *testing.T) {
+	cfg, log, _ := written(t, 2)
+	if err := os.Remove(audit.HeadPath(cfg.Path)); err != nil {
+		t.Fatal(err)
+	}
+	broken := cfg.Through(func(real audit.File) audit.File {
+		return &faulty{File: real, write: func([]byte, io.Writer) (int, error) { return 0, errDisk }}
+	})
+	if _, err := audit.Open(broken); !errors.Is(err, audit.ErrFailed) || !errors.Is(err, errDisk) {
+		t.Fatalf("got %v", err)
+	}
+	if !bytes.Equal(contents(t, cfg.Path), log) {
+		t.Error("the log was changed")
+	}
+	shut(t, open(t, cfg))
+}

@@ -1,0 +1,231 @@
+// Package client speaks to a keyd daemon over its unix sockets and owns the
+// types that travel there. It imports none of keyd's internals, so a payment
+// backend can use it too.
+package client
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Problem is an error answer: application/problem+json (RFC 9457).
+type Problem struct {
+	Type      string `json:"type"`   // urn:keyd:problem:<code>
+	Title     string `json:"title"`  // what happened
+	Status    int    `json:"status"` // HTTP status
+	Detail    string `json:"detail,omitempty"`
+	Code      string `json:"code"`           // stable, for programs
+	Hint      string `json:"hint,omitempty"` // what to do next
+	RequestID string `json:"request_id"`
+}
+
+// Error makes a Problem usable as a Go error.
+func (p *Problem) Error() string {
+	s := p.Title
+	if p.Detail != "" {
+		s += ": " + p.Detail
+	}
+	if p.Hint != "" {
+		s += " (" + p.Hint + ")"
+	}
+	return s
+}
+
+// Key is a named purpose for a partner: a series of versions.
+type Key struct {
+	Name      string    `json:"name"`
+	Partner   string    `json:"partner"`
+	Backend   string    `json:"backend"`
+	Algorithm string    `json:"algorithm"`
+	Bits      int       `json:"bits"`
+	Policy    Policy    `json:"policy"`
+	CreatedAt time.Time `json:"created_at"`
+	NextDue   time.Time `json:"next_due,omitzero"`
+	ActiveKID string    `json:"active_kid,omitempty"`
+	Next      Step      `json:"next"` // what the reconciler does next
+	Versions  []Version `json:"versions,omitempty"`
+}
+
+// Policy is a key's rotation policy; durations are Go's ("2880h") or days ("120d").
+type Policy struct {
+	Rotate      string `json:"rotate"`
+	ValidFor    string `json:"valid_for"`
+	DrainFor    string `json:"drain_for"`
+	SettleFor   string `json:"settle_for"`
+	Canary      string `json:"canary"`
+	MinBoundary string `json:"min_boundary,omitempty"`
+}
+
+// Step is a step of a rotation: what, for which version, from when, and why.
+type Step struct {
+	Name   string    `json:"name"` // "none", "intent", "generate", "self-test", "announce", "confirm", "settle", "canary", "activate", "drain", "destroy"
+	KID    string    `json:"kid,omitempty"`
+	At     time.Time `json:"at,omitzero"` // not before
+	Reason string    `json:"reason"`
+}
+
+// Version is one piece of key material.
+type Version struct {
+	KID        string          `json:"kid"`
+	Key        string          `json:"key"`
+	Number     int             `json:"number"`
+	State      string          `json:"state"`
+	Opens      bool            `json:"opens"`
+	Backend    string          `json:"backend"`
+	Handle     string          `json:"handle,omitempty"`
+	PublicPEM  string          `json:"public_pem,omitempty"`
+	Algorithm  string          `json:"algorithm"`
+	Bits       int             `json:"bits"`
+	ValidFrom  time.Time       `json:"valid_from"`
+	ValidTill  time.Time       `json:"valid_till"`
+	DrainUntil time.Time       `json:"drain_until,omitzero"`
+	ToldAt     time.Time       `json:"told_at,omitzero"`
+	CanaryAt   time.Time       `json:"canary_at,omitzero"`
+	CanaryKID  string          `json:"canary_kid,omitempty"`
+	LastOpenAt time.Time       `json:"last_open_at,omitzero"`
+	Tries      int             `json:"tries,omitempty"`
+	NextTry    time.Time       `json:"next_try,omitzero"`
+	LastError  string          `json:"last_error,omitempty"`
+	Adopted    bool            `json:"adopted,omitempty"`
+	Evidence   json.RawMessage `json:"evidence,omitempty"`
+	History    []Event         `json:"history"`
+}
+
+// Event is one change of a version's state.
+type Event struct {
+	At     time.Time `json:"at"`
+	From   string    `json:"from,omitempty"`
+	To     string    `json:"to"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Audit  uint64    `json:"audit"`
+}
+
+// CreateKey is the body of POST /v1/keys.
+type CreateKey struct {
+	Name      string `json:"name"`
+	Partner   string `json:"partner"`
+	Backend   string `json:"backend"`
+	Algorithm string `json:"algorithm,omitempty"` // default RSA-OAEP-256
+	Bits      int    `json:"bits,omitempty"`      // default 2048
+	Policy    Policy `json:"policy"`
+}
+
+// Adopt is the body of POST /v1/keys/{key}/adopt.
+type Adopt struct {
+	KID       string    `json:"kid"`            // under which the partner knows it
+	Find      string    `json:"find"`           // CKA_ID in hex, or the label, of the private key
+	ValidTill time.Time `json:"valid_till"`     // as told to the partner
+	ValidFrom time.Time `json:"valid_from"`     // as told to the partner; default now
+	Told      bool      `json:"told,omitempty"` // the partner has it already
+}
+
+// Reason is the body of the operations that ask why.
+type Reason struct {
+	Reason string `json:"reason"`
+}
+
+// Change is the answer of every operation that changes something, and of its
+// dry run.
+type Change struct {
+	DryRun  bool     `json:"dry_run"`
+	Key     string   `json:"key"`
+	KID     string   `json:"kid,omitempty"`
+	Steps   []Step   `json:"steps"`             // what was done or would be done, in order
+	ByHand  []string `json:"by_hand,omitempty"` // what a person must still do
+	Version *Version `json:"version,omitempty"`
+}
+
+// Partner is what a caller needs to talk to a partner.
+type Partner struct {
+	Name       string            `json:"name"`
+	Type       string            `json:"type"`
+	ActiveKID  string            `json:"active_kid,omitempty"` // ours, for the partner's answers
+	Headers    map[string]string `json:"headers"`              // to send with a sealed request
+	GetHeaders map[string]string `json:"get_headers"`          // to send with a request that has no body
+	Key        *PartnerKey       `json:"key,omitempty"`        // theirs
+	Encs       []string          `json:"encs"`                 // content encryptions accepted in answers
+}
+
+// PartnerKey is a partner's own public key.
+type PartnerKey struct {
+	ID          string    `json:"id,omitempty"`
+	Version     int       `json:"version,omitempty"`
+	Algorithm   string    `json:"algorithm"`
+	PublicPEM   string    `json:"public_pem"`
+	Fingerprint string    `json:"fingerprint"`
+	FirstSeen   time.Time `json:"first_seen"`
+	LastSeen    time.Time `json:"last_seen"`
+	Changed     bool      `json:"changed,omitempty"` // by this refresh
+}
+
+// Sealed is the JSON answer of encrypt.
+type Sealed struct {
+	JWE     string            `json:"jwe"`
+	Headers map[string]string `json:"headers"`               // to send with it
+	KID     string            `json:"kid,omitempty"`         // our active version
+	KeyID   string            `json:"partner_key,omitempty"` // theirs: id or fingerprint
+}
+
+// Opened is what Decrypt returns: the body and the headers of the answer.
+type Opened struct {
+	Plaintext []byte
+	KID       string // Keyd-Kid
+	Boundary  string // Keyd-Boundary
+	RequestID string // Keyd-Request-Id
+}
+
+// Status is the whole picture.
+type Status struct {
+	Instance  string    `json:"instance"`
+	Version   string    `json:"version"`
+	Now       time.Time `json:"now"`
+	StartedAt time.Time `json:"started_at"`
+	Ready     bool      `json:"ready"`
+	Backends  []Backend `json:"backends"`
+	Keys      []Key     `json:"keys"`
+	Partners  []Partner `json:"partners"`
+	Problems  []Finding `json:"problems"`
+	AuditHead Head      `json:"audit_head"`
+}
+
+// Backend is the state of a backend.
+type Backend struct {
+	Name     string            `json:"name"`
+	Kind     string            `json:"kind"`
+	Boundary string            `json:"boundary"`
+	Device   map[string]string `json:"device"`
+	Sessions int               `json:"sessions"`
+	InUse    int               `json:"in_use"`
+	Error    string            `json:"error,omitempty"`
+}
+
+// Finding is something wrong: what, with what, and what to do.
+type Finding struct {
+	Severity string `json:"severity"` // "warning", "error"
+	Code     string `json:"code"`     // stable
+	Subject  string `json:"subject"`  // key, kid, backend or partner
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+// Doctor is the answer of GET /v1/doctor.
+type Doctor struct {
+	OK       bool      `json:"ok"`
+	Checked  []string  `json:"checked"` // the invariants looked at, in words
+	Findings []Finding `json:"findings"`
+}
+
+// Head is the end of the audit chain.
+type Head struct {
+	Seq  uint64 `json:"seq"`
+	Hash string `json:"hash"`
+}
+
+// Version information of the daemon.
+type VersionInfo struct {
+	Version  string `json:"version"`
+	Go       string `json:"go"`
+	Revision string `json:"revision,omitempty"`
+	Schema   int    `json:"schema"` // of the registry
+}
