@@ -1,0 +1,120 @@
+// Package boundary is the vocabulary between keyd and a key backend: what a
+// backend is asked (make this key, open this envelope), what it answers, and
+// how deep inside the hardware the answer was made.
+//
+// It also holds the part of opening that runs in host memory when a token
+// cannot do all of it: constant-time OAEP removal and content decryption.
+// Every backend shares it, so there is one place to review for oracles.
+package boundary
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Level says how much of opening an envelope happens inside the hardware.
+// The private key never leaves it at any level.
+type Level string
+
+const (
+	// Sealed: the content key exists in the token only.
+	Sealed Level = "sealed"
+	// Unwrap: the token removes the padding; the content key is in host memory
+	// for one operation and wiped.
+	Unwrap Level = "unwrap"
+	// Raw: the token does the bare modular exponentiation (CKM_RSA_X_509); the
+	// host removes the padding in constant time and wipes the content key.
+	Raw Level = "raw"
+)
+
+// depth orders the levels; an unknown level is below every floor.
+var depth = map[Level]int{Raw: 1, Unwrap: 2, Sealed: 3}
+
+// AtLeast reports whether l is as deep inside the hardware as floor. An empty
+// floor is met by every known level.
+func (l Level) AtLeast(floor Level) bool { return depth[l] >= max(depth[floor], 1) }
+
+// ParseLevel reads a level from a config.
+func ParseLevel(s string) (Level, error) {
+	if depth[Level(s)] == 0 {
+		return "", fmt.Errorf("boundary level %q: want sealed, unwrap or raw", s)
+	}
+	return Level(s), nil
+}
+
+// The key management algorithms (RFC 7518 section 4.1) a key can be made for.
+const RSAOAEP256 = "RSA-OAEP-256"
+
+// Errors a backend answers with. Anything else is a fault of the backend's
+// own and is reported as such.
+var (
+	// ErrOpen: the envelope does not open under this key. Wrong padding, wrong
+	// content key length and wrong tag are all this one error (RFC 7516
+	// section 11.5).
+	ErrOpen = errors.New("the envelope does not open")
+	// ErrNoKey: the backend holds no private key under that handle.
+	ErrNoKey = errors.New("no such key in the backend")
+	// ErrAmbiguous: a search meant to find one key found several.
+	ErrAmbiguous = errors.New("more than one key matches")
+	// ErrBusy: every session was in use until the deadline.
+	ErrBusy = errors.New("the backend is busy")
+	// ErrUnavailable: the device is down, gone or refuses to work.
+	ErrUnavailable = errors.New("the backend is unavailable")
+	// ErrUnsupported: this backend cannot do that at all.
+	ErrUnsupported = errors.New("not supported by this backend")
+)
+
+// Spec names a key pair before it exists, so that a second run after a crash
+// finds what the first one left.
+type Spec struct {
+	Key       string // the key's name, such as "wise-response"
+	KID       string // the version's UUID; its 16 bytes are the CKA_ID
+	Algorithm string // RSAOAEP256
+	Bits      int    // RSA modulus: 2048, 3072 or 4096
+}
+
+// Generated is a key pair that now exists in the backend.
+type Generated struct {
+	Handle   string // the backend's own name; stored in the registry
+	Public   crypto.PublicKey
+	Evidence Evidence
+}
+
+// Found is a private key that stands in the backend.
+type Found struct {
+	Handle string
+	KID    string // "" where the CKA_ID is not a UUID
+	Label  string
+	Public crypto.PublicKey // nil where the backend holds no whole public half
+	// Managed: the label lies under this instance's prefix, so nothing but
+	// keyd made it.
+	Managed  bool
+	Evidence Evidence
+}
+
+// Evidence is what the backend itself says of a key pair, read back after it
+// was made or adopted. It is what an assessor is shown.
+type Evidence struct {
+	At         time.Time         `json:"at"`
+	Backend    string            `json:"backend"` // "pkcs11", "kms"
+	Device     map[string]string `json:"device"`  // label, serial, model, manufacturer, firmware, library
+	Mechanism  string            `json:"mechanism,omitempty"`
+	Attributes map[string]string `json:"attributes"` // CKA_SENSITIVE: "true" and so on, as read back
+	Level      Level             `json:"level"`
+	// Problems are attributes that are not what keyd asks for (an adopted
+	// key may be extractable, and NSS says CKA_LOCAL=false of keys it made).
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Health is the state of a backend as status and /readyz show it.
+type Health struct {
+	Backend  string            `json:"backend"` // its name in the config
+	Kind     string            `json:"kind"`    // "pkcs11", "kms", "memory"
+	Level    Level             `json:"level"`   // for RSA-OAEP-256, found by doing
+	Device   map[string]string `json:"device"`
+	Sessions int               `json:"sessions"` // size of the pool
+	InUse    int               `json:"in_use"`
+	Err      string            `json:"error,omitempty"` // why it is not usable now
+}

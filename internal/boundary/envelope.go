@@ -1,0 +1,32 @@
+package boundary
+
+import "time"
+
+// The content encryptions (RFC 7518 §5.1) keyd opens. A192CBC-HS384 is left
+// out: no partner sends it.
+const (
+	A128GCM      = "A128GCM"
+	A192GCM      = "A192GCM"
+	A256GCM      = "A256GCM"
+	A128CBCHS256 = "A128CBC-HS256"
+	A256CBCHS512 = "A256CBC-HS512"
+)
+
+// Envelope is a parsed JWE as it travels to a backend: no header to interpret
+// any more, alg and enc already pinned by policy.
+type Envelope struct {
+	Alg          string // RSAOAEP256
+	Enc          string // A256GCM or another of the above
+	EncryptedKey []byte // as long as the RSA modulus
+	IV           []byte
+	Ciphertext   []byte
+	Tag          []byte
+	AAD          []byte // the ASCII bytes of the protected header as received
+}
+
+// Opened is an envelope's content. The caller owns Plaintext and wipes it.
+type Opened struct {
+	Plaintext []byte
+	Level     Level
+	InToken   time.Duration // spent inside the device, waiting for a session not counted
+}
