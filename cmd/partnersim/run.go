@@ -96,7 +96,7 @@ func publish(path, base string) error {
 		return fmt.Errorf("writing the address file: %w", err)
 	}
 	if err := os.Rename(temp, path); err != nil {
-		return fmt.Errorf("writing the address file: %w", err)
+		return errors.Join(fmt.Errorf("writing the address file: %w", err), os.Remove(temp))
 	}
 	return nil
 }

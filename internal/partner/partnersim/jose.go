@@ -47,6 +47,9 @@ func joseCall(c *call) reply {
 func (s *Sim) openRequest(c *call) (joseHeader, []byte, error) {
 	var header joseHeader
 	compact := string(c.body)
+	if strings.ContainsAny(compact, "\r\n") { // which encoding/base64 would skip
+		return header, nil, errors.New("the JWE has a line break in it")
+	}
 	first, _, _ := strings.Cut(compact, ".")
 	raw, err := base64.RawURLEncoding.DecodeString(first)
 	var params map[string]json.RawMessage
@@ -77,13 +80,12 @@ func (s *Sim) openRequest(c *call) (joseHeader, []byte, error) {
 	return header, nil, errors.New("no Wise key in use opens the JWE")
 }
 
-// openers returns the Wise keys that still open requests, newest first.
+// openers returns the Wise keys that still open requests.
 func (s *Sim) openers() []wiseKey {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	keys := slices.Clone(s.wise)
-	slices.Reverse(keys)
 	return slices.DeleteFunc(keys, func(k wiseKey) bool {
 		if k.rotatedAt.IsZero() || s.opt.WiseOverlap == 0 {
 			return false

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -108,10 +109,7 @@ func TestUploadRefusesWhatTheDocumentsDoNotDescribe(t *testing.T) {
 		"a field too many":      {"privateKey", "oops", 400, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			body := map[string]any{}
-			for k, v := range good {
-				body[k] = v
-			}
+			body := maps.Clone(good)
 			body[tc.field] = tc.value
 			if tc.value == absent {
 				delete(body, tc.field)
