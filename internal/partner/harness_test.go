@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -63,6 +64,9 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 	w.mu.Lock()
 	w.seen = append(w.seen, req.Method+" "+req.URL.Path)
 	w.mu.Unlock()
+	if err := req.Context().Err(); err != nil {
+		return nil, err
+	}
 	if req.Body == nil {
 		req.Body = http.NoBody
 	}
@@ -130,7 +134,7 @@ func (r routes) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		reply(w, 200, keyBody(nil))
 	case askPlay, askPlayPost:
 		w.Header().Set("Content-Type", joseType)
-		io.WriteString(w, compactJWE)
+		_, _ = io.WriteString(w, compactJWE)
 	default:
 		http.NotFound(w, req)
 	}
@@ -139,7 +143,7 @@ func (r routes) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 func reply(w http.ResponseWriter, status int, body string) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	io.WriteString(w, body)
+	_, _ = io.WriteString(w, body)
 }
 
 // always answers with one status and body, and headers in pairs.
@@ -261,10 +265,17 @@ func playground(t testing.TB, w *partner.Wise) error {
 	return err
 }
 
-// wantError takes an error apart; every error of a call is a *partner.Error.
-func wantError(t testing.TB, err error, op string, status int, parts ...string) *partner.Error {
+// wantError checks an error of a call.
+func wantError(t testing.TB, err error, op string, status int, parts ...string) {
 	t.Helper()
-	e, ok := err.(*partner.Error)
+	_ = callError(t, err, op, status, parts...)
+}
+
+// callError checks an error of a call, and returns it as the *partner.Error
+// that all of them are.
+func callError(t testing.TB, err error, op string, status int, parts ...string) *partner.Error {
+	t.Helper()
+	e, ok := errors.AsType[*partner.Error](err)
 	if !ok {
 		t.Fatalf("got %T %v, want a *partner.Error", err, err)
 	}

@@ -2,6 +2,7 @@ package partner_test
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -40,13 +41,13 @@ func mirrors() map[string]http.HandlerFunc {
 	}
 	raw := func(format string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body)
+			_, _ = io.Copy(io.Discard, r.Body)
 			c, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
 				panic(err)
 			}
-			fmt.Fprintf(c, format, shown(r))
-			c.Close()
+			_, _ = fmt.Fprintf(c, format, shown(r))
+			_ = c.Close()
 		}
 	}
 	m := map[string]http.HandlerFunc{
@@ -86,7 +87,7 @@ func TestNoSecretIsInAnyErrorOrLog(t *testing.T) {
 			return
 		}
 		texts := []string{err.Error(), fmt.Sprintf("%v %+v %s %q", err, err, err, err), l.String()}
-		if e, ok := err.(*partner.Error); ok {
+		if e, ok := errors.AsType[*partner.Error](err); ok {
 			texts = append(texts, e.Code, e.Message, e.TraceID, e.RequestID, e.LimitedBy)
 			if len(e.Error()) > 2000 {
 				t.Errorf("error of %d bytes", len(e.Error()))
@@ -138,7 +139,7 @@ func TestErrorsDoNotLeadToTheOriginal(t *testing.T) {
 func TestLongAndUnprintableTextIsCut(t *testing.T) {
 	message := "first\x1b[31m\nsecond\u202e " + strings.Repeat("k", 65) + " " + strings.Repeat("word ", 100)
 	h := open(t, routes{askKey: always(400, toJSON(map[string]string{"message": message}))})
-	e := wantError(t, fetchKey(t, h.Wise), "key", 400)
+	e := callError(t, fetchKey(t, h.Wise), "key", 400)
 	if want := "first?[31m second? [65 characters] word word"; !strings.HasPrefix(e.Message, want) {
 		t.Errorf("got %q, want it to begin with %q", e.Message, want)
 	}

@@ -1,7 +1,6 @@
 package partner_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,12 +8,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
-	"io"
 	"log/slog"
 	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -154,7 +150,7 @@ func TestHandshakesThatMustNotSucceed(t *testing.T) {
 					tc.client(c)
 				}
 			})
-			e := wantError(t, fetchKey(t, w), "token", 0, tc.says)
+			e := callError(t, fetchKey(t, w), "token", 0, tc.says)
 			if tc.is != nil && !errors.Is(e, tc.is) {
 				t.Errorf("got %v, want it to be %v", e, tc.is)
 			}
@@ -163,243 +159,6 @@ func TestHandshakesThatMustNotSucceed(t *testing.T) {
 			}
 			if called {
 				t.Error("the request was made")
-			}
-		})
-	}
-}
-
-func TestRedirectsAreNotFollowed(t *testing.T) {
-	var elsewhere atomic.Int64
-	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
-	defer other.Close()
-	s := httptest.NewServer(routes{
-		askAnnounce: func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, other.URL, http.StatusTemporaryRedirect)
-		},
-		askKey: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, http.StatusFound) },
-	})
-	defer s.Close()
-	w, _ := dial(t, s.URL)
-	wantError(t, announce(t, w), "announce", 307, "a redirect, which keyd does not follow")
-	wantError(t, fetchKey(t, w), "key", 302, "a redirect")
-	if elsewhere.Load() != 0 {
-		t.Error("a redirect was followed")
-	}
-}
-
-// proxyServer is a real proxy for plain HTTP and CONNECT.
-func proxyServer(t testing.TB, uses *atomic.Int64, wantAuth string) *httptest.Server {
-	t.Helper()
-	onward := &http.Transport{} // the default one would read the environment
-	t.Cleanup(onward.CloseIdleConnections)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if got := r.Header.Get("Proxy-Authorization"); got != wantAuth {
-			w.WriteHeader(http.StatusProxyAuthRequired)
-			return
-		}
-		uses.Add(1)
-		if r.Method != http.MethodConnect {
-			r.RequestURI = ""
-			r.Header.Del("Proxy-Authorization")
-			res, err := onward.RoundTrip(r)
-			if err != nil {
-				w.WriteHeader(http.StatusBadGateway)
-				return
-			}
-			defer res.Body.Close()
-			for k, v := range res.Header {
-				w.Header()[k] = v
-			}
-			w.WriteHeader(res.StatusCode)
-			io.Copy(w, res.Body)
-			return
-		}
-		up, err := net.Dial("tcp", r.Host)
-		if err != nil {
-			w.WriteHeader(http.StatusBadGateway)
-			return
-		}
-		down, _, err := http.NewResponseController(w).Hijack()
-		if err != nil {
-			up.Close()
-			return
-		}
-		io.WriteString(down, "HTTP/1.1 200 OK\r\n\r\n")
-		splice(down, up)
-	}))
-	t.Cleanup(s.Close)
-	return s
-}
-
-func splice(a, b net.Conn) {
-	go func() { defer a.Close(); defer b.Close(); io.Copy(a, b) }()
-	go func() { defer a.Close(); defer b.Close(); io.Copy(b, a) }()
-}
-
-// socksServer is a real SOCKS5 proxy (RFC 1928), as much of it as one needs.
-func socksServer(t testing.TB, uses *atomic.Int64) string {
-	t.Helper()
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				hello := make([]byte, 2)
-				if _, err := io.ReadFull(c, hello); err != nil {
-					c.Close()
-					return
-				}
-				io.CopyN(io.Discard, c, int64(hello[1]))
-				c.Write([]byte{5, 0})
-				head := make([]byte, 10) // version, connect, reserved, IPv4, address, port
-				io.ReadFull(c, head)
-				up, err := net.Dial("tcp", net.JoinHostPort(net.IP(head[4:8]).String(), itoa(binary.BigEndian.Uint16(head[8:]))))
-				if err != nil {
-					c.Close()
-					return
-				}
-				uses.Add(1)
-				c.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
-				splice(c, up)
-			}()
-		}
-	}()
-	return l.Addr().String()
-}
-
-func itoa(n uint16) string { return new(big.Int).SetUint64(uint64(n)).String() }
-
-func TestCallsGoThroughTheProxy(t *testing.T) {
-	const auth = "Basic dXNlcjpwcm94eS1odW50ZXIy" // user:proxy-hunter2
-	s, roots := serveTLS(t, routes{}, nil)
-	plain := httptest.NewServer(routes{})
-	defer plain.Close()
-	var uses atomic.Int64
-	withAuth := strings.Replace(proxyServer(t, &uses, auth).URL, "http://", "http://user:proxy-hunter2@", 1)
-	for name, tc := range map[string]struct{ base, proxy string }{
-		"CONNECT":                {s.URL, proxyServer(t, &uses, "").URL},
-		"CONNECT, with password": {s.URL, withAuth},
-		"plain HTTP":             {plain.URL, proxyServer(t, &uses, "").URL + "/"},
-		"SOCKS5":                 {s.URL, "socks5://" + socksServer(t, &uses)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			uses.Store(0)
-			w, _ := dial(t, tc.base, func(c *partner.WiseConfig) { c.Proxy, c.RootCAs = tc.proxy, roots })
-			if err := announce(t, w); err != nil {
-				t.Fatal(err)
-			}
-			if uses.Load() == 0 {
-				t.Error("the proxy was not used")
-			}
-		})
-	}
-	t.Run("wrong password", func(t *testing.T) {
-		proxy := strings.Replace(withAuth, "hunter2", "hunter3", 1)
-		w, _ := dial(t, s.URL, func(c *partner.WiseConfig) { c.Proxy, c.RootCAs = proxy, roots })
-		e := wantError(t, fetchKey(t, w), "token", 0, "Proxy Authentication Required")
-		if strings.Contains(e.Error(), "hunter3") {
-			t.Errorf("error shows the password: %v", e)
-		}
-	})
-	t.Run("proxy is down", func(t *testing.T) {
-		w, _ := dial(t, s.URL, func(c *partner.WiseConfig) { c.Proxy, c.RootCAs = "http://u:hunter2@127.0.0.1:1", roots })
-		if e := wantError(t, fetchKey(t, w), "token", 0, "refused"); !e.Temporary() || strings.Contains(e.Error(), "hunter2") {
-			t.Errorf("got %v, temporary %v", e, e.Temporary())
-		}
-	})
-}
-
-// The only test that reads the proxy from the environment: net/http does so
-// once per process.
-func TestEnvironmentIsAskedForAProxyOnlyWhenTheConfigSaysSo(t *testing.T) {
-	var uses atomic.Int64
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		uses.Add(1)
-		w.WriteHeader(http.StatusTeapot)
-	}))
-	defer proxy.Close()
-	t.Setenv("HTTPS_PROXY", proxy.URL)
-	t.Setenv("NO_PROXY", "")
-	closed := must(net.Listen("tcp", "127.0.0.1:0"))
-	closed.Close()
-	w, _ := dial(t, "https://"+closed.Addr().String()) // loopback is never proxied from the environment
-	wantError(t, fetchKey(t, w), "token", 0)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	w, _ = dial(t, "https://wise.invalid")
-	_, _, _, _, err := w.FetchKey(ctx)
-	wantError(t, err, "token", 0)
-	if uses.Load() != 0 {
-		t.Fatal("the environment's proxy was used unasked")
-	}
-	w, _ = dial(t, "https://wise.invalid", func(c *partner.WiseConfig) { c.Proxy = partner.ProxyEnvironment })
-	wantError(t, fetchKey(t, w), "token", 0, "teapot")
-	if uses.Load() != 1 {
-		t.Errorf("the environment's proxy was used %d times, want 1", uses.Load())
-	}
-}
-
-// What the wire can do to an answer, each way with a real connection.
-func TestBrokenAnswersOnARealConnection(t *testing.T) {
-	raw := func(text string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			io.Copy(io.Discard, r.Body)
-			c, _, err := http.NewResponseController(w).Hijack()
-			if err != nil {
-				panic(err)
-			}
-			io.WriteString(c, text)
-			c.Close()
-		}
-	}
-	for name, tc := range map[string]struct {
-		answer    string
-		status    int
-		says      string
-		temporary bool
-	}{
-		"closed, nothing said": {"", 0, "EOF", true},
-		"cut in the head":      {"HTTP/1.1 201 Cre", 0, "EOF", true},
-		"cut in the body":      {"HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{\"keyId\":", 201, "unexpected EOF", true},
-		"cut in a chunk":       {"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n50\r\n{\"keyId\":", 201, "unexpected EOF", true},
-		"refusal, cut":         {"HTTP/1.1 409 Conflict\r\nContent-Length: 500\r\n\r\n{\"message\":", 409, "already has this key", false},
-		"not HTTP":             {"SSH-2.0-OpenSSH\r\n\r\n", 0, "malformed HTTP", true},
-		"head without end":     {"HTTP/1.1 201 Created\r\nX: " + strings.Repeat("x", 1<<18) + "\r\n\r\n", 0, "header", true},
-		"body without end":     {"HTTP/1.1 201 Created\r\n\r\n" + strings.Repeat(" ", 1<<20+10), 201, "more than", false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := httptest.NewServer(routes{askAnnounce: raw(tc.answer)})
-			defer s.Close()
-			w, _ := dial(t, s.URL)
-			if e := wantError(t, announce(t, w), "announce", tc.status, tc.says); e.Temporary() != tc.temporary {
-				t.Errorf("got temporary %v for %v", e.Temporary(), e)
-			}
-		})
-	}
-}
-
-func TestSlowAnswersAreNotWaitedFor(t *testing.T) {
-	for name, head := range map[string]bool{"no head": false, "no end": true} {
-		t.Run(name, func(t *testing.T) {
-			stop := make(chan struct{})
-			s := httptest.NewServer(routes{askAnnounce: func(w http.ResponseWriter, _ *http.Request) {
-				if head {
-					w.WriteHeader(http.StatusCreated)
-					http.NewResponseController(w).Flush()
-				}
-				<-stop
-			}})
-			defer s.Close()
-			defer close(stop)
-			w, _ := dial(t, s.URL, func(c *partner.WiseConfig) { c.Timeout = 200 * time.Millisecond })
-			err := announce(t, w)
-			e, ok := errors.AsType[*partner.Error](err)
-			if !ok || !errors.Is(e, context.DeadlineExceeded) || !e.Temporary() || !strings.Contains(e.Error(), "no answer within 200ms") {
-				t.Errorf("got %v", err)
 			}
 		})
 	}

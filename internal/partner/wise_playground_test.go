@@ -17,7 +17,7 @@ import (
 func envelope(contentType, body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header()["Content-Type"] = []string{contentType}
-		io.WriteString(w, body)
+		_, _ = io.WriteString(w, body)
 	}
 }
 
@@ -103,14 +103,14 @@ func TestPlaygroundTakesOnlyAnEnvelope(t *testing.T) {
 		"sealed error body": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", joseType)
 			w.WriteHeader(500)
-			io.WriteString(w, compactJWE)
+			_, _ = io.WriteString(w, compactJWE)
 		}, 500, nil, true, "a body of type application/jose+json"},
 		"500, empty":         {always(500, ""), 500, nil, true, "empty body"},
 		"connection refused": {breaks(syscall.ECONNREFUSED), 0, syscall.ECONNREFUSED, true, "connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t, routes{askPlay: tc.h})
-			e := wantError(t, playground(t, h.Wise), "playground", tc.status, tc.says)
+			e := callError(t, playground(t, h.Wise), "playground", tc.status, tc.says)
 			if tc.is != nil && !errors.Is(e, tc.is) || e.Temporary() != tc.temporary {
 				t.Errorf("got %v, temporary %v", e, e.Temporary())
 			}
