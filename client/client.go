@@ -191,7 +191,6 @@ func discard(resp *http.Response) {
 // read takes in a whole answer, in one buffer where its length is announced, so
 // that a plaintext leaves no copies behind.
 func read(resp *http.Response) ([]byte, error) {
-	defer discard(resp)
 	if resp.ContentLength > maxAnswer {
 		return nil, ErrTooLarge
 	}
@@ -221,6 +220,7 @@ func ask[T any](ctx context.Context, c *Client, q call) (*T, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer discard(resp)
 	b, err := read(resp)
 	if err != nil {
 		return nil, err

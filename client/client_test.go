@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -288,6 +289,51 @@ func TestDecryptSurvivesARestartOfTheDaemon(t *testing.T) {
 			}
 		}
 		stop()
+	}
+}
+
+// The daemon may die with a request read and not answered. What changes nothing
+// is asked again; an operation is not, since it may have happened.
+func TestOnlyWhatChangesNothingIsSentTwice(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		call func(context.Context, *client.Client) error
+		sent int32
+	}{
+		{"decrypt", func(ctx context.Context, c *client.Client) error {
+			_, err := c.Decrypt(ctx, "wise", []byte("envelope"))
+			return err
+		}, 2},
+		{"encrypt", func(ctx context.Context, c *client.Client) error {
+			_, err := c.Encrypt(ctx, "wise", []byte("plain"), client.EncryptOptions{})
+			return err
+		}, 2},
+		{"rotate", func(ctx context.Context, c *client.Client) error { _, err := c.Rotate(ctx, "k", false); return err }, 1},
+		{"compromise", func(ctx context.Context, c *client.Client) error {
+			_, err := c.Compromise(ctx, kid, "leak", false)
+			return err
+		}, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var sent atomic.Int32
+			k := daemon(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if r.Method == http.MethodPost && sent.Add(1) == 1 {
+					panic(http.ErrAbortHandler)
+				}
+				answer(w, "application/json", "{}")
+			})
+			if _, err := k.Status(t.Context()); err != nil { // so that there is an idle connection
+				t.Fatal(err)
+			}
+			err := c.call(t.Context(), k)
+			if (err == nil) != (c.sent == 2) || sent.Load() != c.sent {
+				t.Errorf("sent %d times: %v", sent.Load(), err)
+			}
+			if errors.Is(err, client.ErrUnreachable) {
+				t.Errorf("it did reach the daemon: %v", err)
+			}
+		})
 	}
 }
 

@@ -42,6 +42,7 @@ func (c *Client) Decrypt(ctx context.Context, partner string, envelope []byte) (
 	if err != nil {
 		return nil, err
 	}
+	defer discard(resp)
 	plaintext, err := read(resp)
 	if err != nil {
 		return nil, err

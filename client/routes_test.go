@@ -226,24 +226,24 @@ func TestBackupIsVerified(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		serve  http.HandlerFunc
-		broken bool
+		broken string
 	}{
-		{"sum in the trailer", trailer(sum), false},
+		{"sum in the trailer", trailer(sum), ""},
 		{"sum in the header", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Keyd-Sha256", sum)
 			_, _ = w.Write(snapshot)
-		}, false},
-		{"another sum", trailer(strings.Repeat("0", 64)), true},
-		{"no sum", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(snapshot) }, true},
-		{"an empty sum", trailer(""), true},
+		}, ""},
+		{"another sum", trailer(strings.Repeat("0", 64)), "its SHA-256 is " + sum},
+		{"no sum", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(snapshot) }, "without its checksum"},
+		{"an empty sum", trailer(""), "without its checksum"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var copied bytes.Buffer
 			got, err := daemon(t, c.serve).Backup(t.Context(), &copied)
 			switch {
-			case c.broken && (!errors.Is(err, client.ErrIncomplete) || got != ""):
+			case c.broken != "" && (!errors.Is(err, client.ErrIncomplete) || !strings.Contains(err.Error(), c.broken) || got != ""):
 				t.Errorf("got %q, %v", got, err)
-			case !c.broken && (err != nil || got != sum || !bytes.Equal(copied.Bytes(), snapshot)):
+			case c.broken == "" && (err != nil || got != sum || !bytes.Equal(copied.Bytes(), snapshot)):
 				t.Errorf("got %q, %v, %d bytes", got, err, copied.Len())
 			}
 		})

@@ -49,7 +49,7 @@
 // # Growth
 //
 // An entry takes 300 to 600 bytes. A million decrypts make about half a
-// gigabyte, which Open verifies in a few seconds. There is no rotation by size:
+// gigabyte, which Open verifies in about a second. There is no rotation by size:
 // a new file would be a new chain. logrotate, copytruncate above all, breaks
 // the log, which then fails closed. To keep a copy, copy the file: any prefix
 // that ends in a newline is a whole log.

@@ -1,9 +1,12 @@
 package audit_test
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -123,7 +126,60 @@ func TestOpenRefusesALogThatIsGone(t *testing.T) {
 	}
 }
 
-// kill -9: nothing was closed, the head lags, the lock is gone.
+// kill -9, for real: what Append or Record acknowledged is there, the lock is
+// gone, the head lags at most.
+func TestKilledWriterLosesNothingItAcknowledged(t *testing.T) {
+	const variable = "KEYD_TEST_AUDIT_KILLED"
+	cfg := config(t)
+	if path := os.Getenv(variable); path != "" {
+		cfg.Path = path
+		l := open(t, cfg)
+		for i := 0; ; i++ {
+			var err error
+			if i%2 == 0 {
+				_, err = l.Append(t.Context(), event(i))
+			} else {
+				err = l.Record(t.Context(), event(i))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Println("acknowledged", i+1)
+		}
+	}
+	before := uint64(0)
+	for round := range 5 {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestKilledWriterLosesNothingItAcknowledged$")
+		cmd.Env = append(os.Environ(), variable+"="+cfg.Path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		acknowledged := uint64(0)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			if n, err := strconv.ParseUint(strings.TrimPrefix(lines.Text(), "acknowledged "), 10, 64); err == nil {
+				acknowledged = n
+			}
+			if acknowledged == uint64(20+37*round) {
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		_ = cmd.Wait() // it was killed
+		l := open(t, cfg)
+		if got := l.Head().Seq; acknowledged < 20 || got < before+acknowledged || got > before+acknowledged+1 {
+			t.Errorf("round %d: %d entries before, %d acknowledged, the head is %d", round, before, acknowledged, got)
+		}
+		before = l.Head().Seq
+		shut(t, l)
+	}
+}
+
 func TestHeadMayLagAfterACrash(t *testing.T) {
 	cfg := config(t)
 	l := open(t, cfg)

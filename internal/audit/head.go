@@ -27,28 +27,25 @@ func readHead(path string) (head Head, ok bool, err error) {
 	if err != nil {
 		return Head{}, false, fmt.Errorf("reading the remembered head: %w", err)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&head); err != nil || len(head.Hash) != hexLen {
+	if json.Unmarshal(b, &head) != nil || len(head.Hash) != hexLen || !bytes.Equal(headText(head), b) {
 		// It is replaced as a whole, so no crash leaves half of one.
 		return Head{}, false, &BrokenError{Reason: fmt.Sprintf("the remembered head in %s is not readable", path)}
 	}
 	return head, true, nil
 }
 
+// headText is the content of a head file.
+func headText(h Head) []byte { return fmt.Appendf(nil, "{\"seq\":%d,\"hash\":%q}\n", h.Seq, h.Hash) }
+
 // writeHead replaces the remembered head as a whole. The entries up to head
 // must be on the disk already.
 func writeHead(path string, head Head) error {
-	b, err := json.Marshal(head)
-	if err != nil {
-		return fmt.Errorf("writing the head: %w", err)
-	}
 	temp := path + ".tmp"
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("writing the head: %w", err)
 	}
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(headText(head))
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(temp, path)

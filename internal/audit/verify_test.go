@@ -130,7 +130,8 @@ func TestVerifyWithoutAHeadSaysSo(t *testing.T) {
 
 func TestUnreadableHeadIsNotIgnored(t *testing.T) {
 	cfg, _, _ := written(t, 2)
-	for _, text := range []string{"", "{", `{"seq":2}`, `{"seq":2,"hash":"00","x":1}`} {
+	whole := string(contents(t, audit.HeadPath(cfg.Path)))
+	for _, text := range []string{"", "{", `{"seq":2}`, `{"seq":2,"hash":"00"}` + "\n", " " + whole, whole + whole, strings.TrimSpace(whole)} {
 		put(t, audit.HeadPath(cfg.Path), []byte(text))
 		if _, err := audit.Verify(cfg.Path, nil); !errors.Is(err, audit.ErrBroken) {
 			t.Errorf("Verify with head %q: %v", text, err)
