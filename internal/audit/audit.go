@@ -35,16 +35,18 @@
 //
 // # Crashes and failures
 //
-// A crash in the middle of a write leaves a last line without its newline. It
-// was acknowledged to nobody: Open cuts it off and says so in the log
-// (audit.recovered). A complete line that does not verify makes Open refuse,
+// A crash in the middle of a write leaves a last line without its newline. No
+// fsync covered it, so it was acknowledged to nobody or, after a power cut, by
+// Record less than about a second before: Open cuts it off and says so in the
+// log (audit.recovered). A complete line that does not verify makes Open refuse,
 // as does a log that ends before the remembered head.
 //
 // After a failed write or fsync the log refuses every entry until it is opened
 // again, and so everything that must be audited is refused: what is on the disk
 // is then unknown, and trying the fsync again would not tell (the kernel may
-// have dropped the pages it could not write). The same happens within one entry
-// when the file was renamed, removed, truncated or written to by anyone else.
+// have dropped the pages it could not write, and show them until it restarts).
+// See to the disk before starting again. The same happens at the next entry when
+// the file was renamed, removed, truncated or written to by anyone else.
 //
 // # Growth
 //

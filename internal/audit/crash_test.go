@@ -16,6 +16,7 @@ import (
 
 // A crash can leave any part of the last line. The head was remembered before.
 func TestOpenRecoversFromACrashAtEveryByte(t *testing.T) {
+	inMemory(t)
 	cfg, log, heads := written(t, 3)
 	lastStart := bytes.LastIndexByte(log[:len(log)-1], '\n') + 1
 	head := contents(t, headFileOf(t, cfg, heads[1]))
@@ -76,6 +77,7 @@ func wantRecovery(t *testing.T, cfg audit.Config, detail map[string]string, seq 
 // Once the head names the last entry, it was acknowledged: losing any of it is
 // no crash.
 func TestOpenRefusesALogTornBeforeTheHead(t *testing.T) {
+	inMemory(t)
 	cfg, log, _ := written(t, 3)
 	lastStart := bytes.LastIndexByte(log[:len(log)-1], '\n') + 1
 	for end := lastStart; end < len(log); end++ {

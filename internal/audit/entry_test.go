@@ -100,6 +100,7 @@ func TestLongTextsAreCut(t *testing.T) {
 }
 
 func TestEntryHasALimitAsAWhole(t *testing.T) {
+	inMemory(t)
 	cfg := config(t)
 	l := open(t, cfg)
 	e := event(1)

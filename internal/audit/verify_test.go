@@ -11,6 +11,7 @@ import (
 )
 
 func TestVerifyFindsTampering(t *testing.T) {
+	inMemory(t)
 	cfg, log, heads := written(t, 6)
 	_, foreign, _ := written(t, 6)
 	lines, others := bytes.SplitAfter(log, []byte("\n"))[:6], bytes.SplitAfter(foreign, []byte("\n"))
