@@ -63,15 +63,13 @@ func TestFetchKey(t *testing.T) {
 
 func km(k map[string]any) map[string]any { return k["keyMaterial"].(map[string]any) }
 
-// The sample key of Wise's documentation.
 func TestFetchKeyReadsThePublishedSample(t *testing.T) {
-	const sample = "MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAwBjfPXePuZJr6jXEPibN8fpgysswqURHJGk5tod+T3SZBgVEXji0cuXF6xCdh7FMwIUROZ3ZsJFxOwyX8dNYzqEiiQy+C/wCr7/OzvRXQsy6qEQyW8fFsuEuqHRwb+ndAtz7HWZhq7P3K8XHCvJ72zeqZySXmxMYZDVwiwp+kMfRofLIivBjkN5DGWfn/7sxDLJr7/DdNgM1lMIHJtc3arffExROOnYkZ+UaUDxPo22Wnrdeb1h5S9s9m8Z46etMVEDbKJ7KEFppcRbMdckLnY3THZm/le5oxjrdVEDyhVioTC01NT0CTiqnNHfzB90ktWLsbKVww+bgDKAgx2x8EQIDAQAB"
-	h := open(t, routes{askKey: always(200, keyBody(func(k map[string]any) { km(k)["keyMaterial"] = sample }))})
+	h := open(t, routes{askKey: always(200, keyBody(func(k map[string]any) { km(k)["keyMaterial"] = sampleKey }))})
 	_, _, _, public, err := h.FetchKey(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if spki(public) != sample {
+	if spki(public) != sampleKey {
 		t.Error("another key came out")
 	}
 }
