@@ -1,0 +1,130 @@
+package jwe
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+
+	"keyd/internal/boundary"
+)
+
+// parts are the five of a compact serialization, in order (RFC 7516 §7.1).
+var parts = [5]string{"header", "encrypted key", "initialization vector", "ciphertext", "authentication tag"}
+
+// moduli are the lengths an RSA modulus keyd makes can have, in bytes.
+var moduli = []int{256, 384, 512}
+
+// Parse reads an envelope in compact serialization that the policy allows. The
+// error is one of [ErrTooLarge], [ErrMalformed] and [ErrAlgorithm].
+//
+// Nothing is trimmed: an envelope that came out of a file with a line break at
+// its end is refused, with a message that says so.
+func Parse(compact []byte, p Policy) (*Message, error) {
+	if len(compact) > p.MaxSize {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLarge, len(compact), p.MaxSize)
+	}
+	split, err := split(compact)
+	if err != nil {
+		return nil, err
+	}
+	h, err := readHeader(split[0])
+	if err != nil {
+		return nil, err
+	}
+	if err := p.permit(h.alg, h.enc); err != nil {
+		return nil, err
+	}
+	env := boundary.Envelope{Alg: h.alg, Enc: h.enc, AAD: bytes.Clone(split[0])}
+	for i, to := range []*[]byte{&env.EncryptedKey, &env.IV, &env.Ciphertext, &env.Tag} {
+		if *to, err = decode(parts[i+1], split[i+1]); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkLengths(&env); err != nil {
+		return nil, err
+	}
+	return &Message{KID: h.kid, Header: h.members, Envelope: env}, nil
+}
+
+// split cuts an envelope at its dots.
+func split(compact []byte) ([5][]byte, error) {
+	var five [5][]byte
+	switch {
+	case len(compact) == 0:
+		return five, fmt.Errorf("%w: nothing there", ErrMalformed)
+	case compact[0] == '{':
+		return five, fmt.Errorf("%w: this is the JSON serialization, want the compact one (RFC 7516 §7.1)", ErrMalformed)
+	}
+	// Go's base64 skips line breaks wherever they stand, so they are looked for here.
+	body := bytes.TrimRight(compact, "\r\n")
+	for _, lineBreak := range []byte("\r\n") {
+		if i := bytes.IndexByte(body, lineBreak); i >= 0 {
+			return five, fmt.Errorf("%w: a line break at byte %d", ErrMalformed, i)
+		}
+	}
+	if len(body) < len(compact) {
+		return five, fmt.Errorf("%w: a line break at the end: send the five parts and nothing else", ErrMalformed)
+	}
+	switch n := bytes.Count(compact, []byte(".")) + 1; n {
+	case len(five):
+	case 3:
+		return five, fmt.Errorf("%w: three parts make a JWS, a JWE has five", ErrMalformed)
+	default:
+		return five, fmt.Errorf("%w: cut by dots into %d, want five parts", ErrMalformed, n)
+	}
+	copy(five[:], bytes.Split(compact, []byte(".")))
+	return five, nil
+}
+
+// decode undoes base64url without padding (RFC 7515 §2), of which there is only
+// one spelling for the same bytes: loose bits at the end are refused.
+func decode(name string, part []byte) ([]byte, error) {
+	decoded, err := base64.RawURLEncoding.Strict().AppendDecode(nil, part)
+	switch {
+	case err == nil:
+		return decoded, nil
+	case bytes.HasSuffix(part, []byte("=")):
+		return nil, fmt.Errorf("%w: the %s has base64 padding, which JOSE leaves out", ErrMalformed, name)
+	case len(part)%4 == 1:
+		return nil, fmt.Errorf("%w: the %s has %d characters, which no base64url has", ErrMalformed, name, len(part))
+	}
+	return nil, fmt.Errorf("%w: the %s is not canonical base64url: %w", ErrMalformed, name, err)
+}
+
+// permit compares what the header asks for with the policy.
+func (p Policy) permit(alg, enc string) error {
+	want := strings.Join(p.Algs, " or ")
+	switch {
+	// Every one of these would turn an envelope for the hardware into something
+	// weaker: an oracle (Bleichenbacher), or a key the sender and not the
+	// hardware holds. No policy can allow them.
+	case slices.Contains([]string{"RSA1_5", "dir", "none"}, alg):
+		return fmt.Errorf("%w: alg %q is never accepted here, want %s", ErrAlgorithm, alg, want)
+	case alg != boundary.RSAOAEP256 || !slices.Contains(p.Algs, alg):
+		return fmt.Errorf("%w: alg %+.32q, want %s", ErrAlgorithm, alg, want)
+	}
+	if _, known := boundary.ContentOf(enc); !known || !slices.Contains(p.Encs, enc) {
+		return fmt.Errorf("%w: enc %+.32q, want %s", ErrAlgorithm, enc, strings.Join(p.Encs, " or "))
+	}
+	return nil
+}
+
+// checkLengths holds every part to what alg and enc say of it. All of these are
+// in plain sight, so saying which is wrong tells the sender nothing new.
+func checkLengths(env *boundary.Envelope) error {
+	if n := len(env.EncryptedKey); !slices.Contains(moduli, n) {
+		return fmt.Errorf("%w: the encrypted key is %d bytes, %s has 256, 384 or 512", ErrMalformed, n, env.Alg)
+	}
+	shape, _ := boundary.ContentOf(env.Enc)
+	for _, part := range []struct {
+		name      string
+		got, want int
+	}{{parts[2], len(env.IV), shape.IV}, {parts[4], len(env.Tag), shape.Tag}} {
+		if part.got != part.want {
+			return fmt.Errorf("%w: the %s is %d bytes, %s has %d", ErrMalformed, part.name, part.got, env.Enc, part.want)
+		}
+	}
+	return nil
+}
