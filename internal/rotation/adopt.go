@@ -1,0 +1,124 @@
+package rotation
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"keyd/internal/audit"
+	"keyd/internal/boundary"
+	"keyd/internal/registry"
+)
+
+// Adoption names a key pair that already exists in a backend.
+type Adoption struct {
+	KID       string    // under which the partner knows it, or is to know it
+	Find      string    // CKA_ID in hex, label or handle of the private key
+	ValidFrom time.Time // as told to the partner; default now
+	ValidTill time.Time // as told to the partner
+	Told      bool      // the partner has it already
+}
+
+// Adopt takes over a key pair that was made elsewhere. It opens from now on.
+// If the partner has it already it becomes active, or drains beside the version
+// that is; otherwise the partner is told and it goes the way of a new version.
+func (e *Engine) Adopt(ctx context.Context, actor audit.Actor, name string, a Adoption, dryRun bool) (Change, error) {
+	key, err := e.reg.Key(name)
+	key.Name = name // for the record, even if there is none
+	record := entry("key.adopt", actor, key, a.KID, "")
+	var v registry.Version
+	if err == nil {
+		v, err = e.candidate(ctx, key, a)
+	}
+	if err != nil {
+		return e.no(ctx, record, dryRun, fmt.Errorf("adopting %q for %s: %w", a.Find, name, err))
+	}
+	record = withDetail(record, "handle", v.Handle)
+	change := Change{Key: name, KID: v.KID, Steps: append([]Step{{Name: "adopt", KID: v.KID, Reason: "its private key is in " + key.Backend + " and passed its self-test"}},
+		forecast(now(), key, e.reg.Versions(name), v, e.facts(key.Partner))...)}
+	change.ByHand = e.byHand(key, change.Steps)
+	return e.change(ctx, record, dryRun, change, func(seq uint64) error {
+		_, err := e.reg.Adopt(v, actor.String(), "adopted from the backend", seq)
+		return err
+	})
+}
+
+// candidate is the version that an adoption would make, if all is well with it.
+func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (registry.Version, error) {
+	none := registry.Version{}
+	at := now()
+	if err := e.newKID(a.KID); err != nil {
+		return none, err
+	}
+	from := orDefault(a.ValidFrom, at.Add(-clockSkew)).UTC().Truncate(time.Second)
+	till := a.ValidTill.UTC().Truncate(time.Second)
+	if !till.After(at) || !till.After(from) {
+		return none, fmt.Errorf("%w: valid from %s till %s: it ends in the past or before it begins", ErrInvalid, from.Format(time.RFC3339), till.Format(time.RFC3339))
+	}
+	if v := survey(key, e.reg.Versions(key.Name), Facts{}).inFlight; v != nil {
+		return none, fmt.Errorf("%w: version %s is %s; adopt when it is active", registry.ErrInFlight, v.KID, v.State)
+	}
+	b, err := e.backend(key.Backend)
+	if err != nil {
+		return none, err
+	}
+	found, err := b.Find(ctx, a.Find)
+	if err != nil {
+		return none, err
+	}
+	if other, ok := e.holder(key.Backend, found.Handle); ok {
+		return none, fmt.Errorf("%w: version %s has that private key", registry.ErrExists, other)
+	}
+	pub, ok := found.Public.(*rsa.PublicKey)
+	if !ok || !slices.Contains(rsaSizes, pub.N.BitLen()) {
+		return none, fmt.Errorf("%w: want an RSA key of %v bits whose public half is in the backend", ErrInvalid, rsaSizes)
+	}
+	der, err1 := x509.MarshalPKIXPublicKey(pub)
+	evidence, err2 := json.Marshal(found.Evidence)
+	if err := errors.Join(err1, err2); err != nil {
+		return none, fmt.Errorf("recording the key pair: %w", err)
+	}
+	if err := prove(ctx, b, key, found.Handle, der); err != nil {
+		return none, err
+	}
+	v := registry.Version{KID: a.KID, Key: key.Name, State: registry.Announced, Backend: key.Backend,
+		Handle: found.Handle, Public: der, Algorithm: boundary.RSAOAEP256, Bits: pub.N.BitLen(),
+		ValidFrom: from, ValidTill: till, GeneratedAt: at, TestedAt: at, Adopted: true, Evidence: evidence}
+	if a.Told {
+		v.ToldAt = at.Add(-time.Second) // before us; the plan tells by it (arrived)
+		if from.Before(v.ToldAt) {
+			v.ToldAt = from
+		}
+	}
+	return v, nil
+}
+
+// newKID holds a kid to the one form in which keyd and partners write it.
+func (e *Engine) newKID(kid string) error {
+	if id, err := uuid.Parse(kid); err != nil || id.String() != kid {
+		return fmt.Errorf("%w: the kid %q is not a UUID in lower case", ErrInvalid, kid)
+	}
+	if v, err := e.reg.Version(kid); err == nil {
+		return fmt.Errorf("%w: the kid %s is version %d of %s", registry.ErrExists, kid, v.Number, v.Key)
+	}
+	return nil
+}
+
+// holder names the version that has a private key.
+func (e *Engine) holder(backend, handle string) (kid string, ok bool) {
+	for _, key := range e.reg.Keys() {
+		for _, v := range e.reg.Versions(key.Name) {
+			if v.Backend == backend && v.Handle == handle {
+				return v.KID, true
+			}
+		}
+	}
+	return "", false
+}

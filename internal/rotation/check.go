@@ -1,0 +1,159 @@
+package rotation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/registry"
+)
+
+// Severities of a finding.
+const (
+	Warning = "warning" // look at it
+	Failure = "error"   // something that must never be
+)
+
+// Finding is something wrong: what, with what, and what to do.
+type Finding struct {
+	Severity string `json:"severity"`
+	Code     string `json:"code"`    // stable, for programs
+	Subject  string `json:"subject"` // key, kid, backend or partner
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+// Checked says in words what Check looks at.
+var Checked = []string{
+	"the registry's own invariants: one active version per key, at most one in flight, every history a path of the table",
+	"every version whose key pair should exist has it in its backend, and the public keys match",
+	"nothing stands in a backend under keyd's name that the registry does not know, or that it holds for destroyed",
+	"every change of state names an entry of the audit log, and that entry exists",
+	"every backend works, at the boundary level that the policies ask for",
+	"what the backends said of each key pair when it was made or adopted",
+}
+
+// Check states every invariant there is, and reports where one does not hold.
+// It asks the backends and takes its time; Problems is the cheap one.
+func (e *Engine) Check(ctx context.Context) []Finding {
+	var found []Finding
+	for _, v := range e.reg.Check() {
+		found = append(found, Finding{Failure, v.Code, orDefault(v.KID, v.Key), v.Message, "the registry was changed by something else than keyd; restore a backup"})
+	}
+	known := map[string]registry.Version{} // by kid
+	// The head first: entries appended meanwhile then cannot look cut off.
+	head := e.cfg.Audit.Head().Seq
+	for _, key := range e.reg.Keys() {
+		for _, v := range e.reg.Versions(key.Name) {
+			known[v.KID] = v
+			found = append(found, traced(v, head)...)
+			found = append(found, e.material(ctx, v)...)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.cfg.Backends)) {
+		found = append(found, e.orphans(ctx, name, known)...)
+	}
+	return append(found, e.levels(ctx)...)
+}
+
+// traced holds a history against the audit log.
+func traced(v registry.Version, head uint64) []Finding {
+	var found []Finding
+	for _, event := range v.History {
+		switch {
+		case event.Audit == 0:
+			found = append(found, Finding{Failure, "unaudited", v.KID,
+				fmt.Sprintf("it became %s on %s without an entry in the audit log", event.To, day(event.At)), "the registry was changed by something else than keyd"})
+		case event.Audit > head:
+			found = append(found, Finding{Failure, "audit_truncated", v.KID,
+				fmt.Sprintf("it became %s under entry %d of the audit log, which ends at %d", event.To, event.Audit, head), "the audit log was cut off or replaced; look for the copy that goes further"})
+		}
+	}
+	return found
+}
+
+// material holds a version against its backend.
+func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
+	if !v.State.Held() || v.Handle == "" {
+		return nil // compromised before its key pair was made
+	}
+	var found []Finding
+	b, err := e.backend(v.Backend)
+	if err == nil {
+		err = matches(ctx, b, v.Handle, v.Public)
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, boundary.ErrNoKey):
+		found = append(found, Finding{Failure, "key_missing", v.KID, fmt.Sprintf("it is %s and %s does not hold its private key", v.State, v.Backend),
+			"restore the token from its backup; if that cannot be, compromise the version"})
+	case errors.Is(err, ErrSelfTest):
+		found = append(found, Finding{Failure, "key_mismatch", v.KID, "the key pair in " + v.Backend + " is not the recorded one", "compromise the version: something else stands under its name"})
+	default:
+		found = append(found, Finding{Warning, "key_unchecked", v.KID, "its key pair could not be looked at: " + err.Error(), "run doctor again when the backend works"})
+	}
+	var evidence boundary.Evidence
+	if len(v.Evidence) > 0 && json.Unmarshal(v.Evidence, &evidence) == nil {
+		for _, problem := range evidence.Problems {
+			found = append(found, Finding{Warning, "evidence", v.KID, v.Backend + " said of its key pair: " + problem, ""})
+		}
+	}
+	return found
+}
+
+// orphans looks for what a backend holds and should not.
+func (e *Engine) orphans(ctx context.Context, name string, known map[string]registry.Version) []Finding {
+	all, err := e.cfg.Backends[name].List(ctx)
+	if err != nil {
+		return []Finding{{Warning, "backend_unchecked", name, "its keys could not be listed: " + err.Error(), "run doctor again when the backend works"}}
+	}
+	var found []Finding
+	for _, f := range all {
+		if !f.Managed {
+			continue
+		}
+		v, ok := known[f.KID]
+		switch {
+		case !ok || v.Backend != name || v.Handle != "" && v.Handle != f.Handle:
+			found = append(found, Finding{Failure, "orphan", orDefault(f.KID, f.Handle),
+				fmt.Sprintf("a private key stands in %s as %s, under the name of keyd %q, and the registry knows nothing of it", name, f.Label, e.cfg.Instance),
+				"two daemons with one instance name, or a registry restored from before; look at it before deleting it by hand"})
+		case v.State == registry.Destroyed:
+			found = append(found, Finding{Failure, "undead", v.KID, "it is destroyed, and " + name + " still holds its private key",
+				"the token was restored from a backup; delete the key by hand"})
+		}
+	}
+	return found
+}
+
+// levels holds each backend against the policies of its keys.
+func (e *Engine) levels(ctx context.Context) []Finding {
+	var found []Finding
+	health := map[string]boundary.Health{}
+	for _, name := range slices.Sorted(maps.Keys(e.cfg.Backends)) {
+		h := e.cfg.Backends[name].Health(ctx)
+		health[name] = h
+		if h.Err != "" {
+			found = append(found, Finding{Failure, "backend_down", name, h.Err, ""})
+		}
+	}
+	for _, key := range e.reg.Keys() {
+		h, ok := health[key.Backend]
+		switch {
+		case !ok:
+			found = append(found, Finding{Failure, "no_backend", key.Name, fmt.Sprintf("its backend %q is not configured", key.Backend), ""})
+		case h.Err == "" && deepEnough(key, h.Level) != nil:
+			found = append(found, Finding{Failure, "boundary_low", key.Name,
+				fmt.Sprintf("%s works at %s, the policy asks for %s", key.Backend, h.Level, key.Policy.MinBoundary), "no new version is made until it does"})
+		}
+	}
+	return found
+}
+
+// day is a date for people.
+func day(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 MST") }

@@ -1,0 +1,297 @@
+package rotation
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"keyd/internal/audit"
+	"keyd/internal/boundary"
+	"keyd/internal/registry"
+)
+
+const (
+	// clockSkew is how far validFrom is put into the past: a partner whose
+	// clock is behind ours must not take a new key for one of the future.
+	clockSkew = 5 * time.Minute
+	// deletionPoll is how often a backend that deletes keys with a delay is
+	// asked whether it has.
+	deletionPoll = 6 * time.Hour
+)
+
+// take takes one step. A panic in a driver or in the step itself is an error
+// of that step: the daemon goes on opening envelopes.
+func (e *Engine) take(ctx context.Context, key registry.Key, s Step) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic in step %s: %v", s.Name, r)
+		}
+	}()
+	if s.Name == StepIntent {
+		_, err := e.begin(ctx, audit.System, key, s.Reason)
+		return err
+	}
+	v, err := e.reg.Version(s.KID)
+	if err != nil {
+		return fmt.Errorf("reading the version: %w", err)
+	}
+	switch s.Name {
+	case StepGenerate:
+		return e.generate(ctx, key, v)
+	case StepSelfTest:
+		return e.selfTest(ctx, key, v)
+	case StepAnnounce:
+		return e.announce(ctx, key, v)
+	case StepCanary:
+		return e.canary(ctx, key, v)
+	case StepActivate:
+		return e.activate(ctx, audit.System, key, v, s.Reason)
+	case StepRetire:
+		return e.retire(ctx, key, v)
+	case StepDrain:
+		return e.closeForGood(ctx, audit.System, key, v, s.Reason)
+	case StepDestroy:
+		return e.destroy(ctx, key, v)
+	}
+	return fmt.Errorf("step %s: nobody takes it", s.Name)
+}
+
+// entry describes an action on a version.
+func entry(action string, actor audit.Actor, key registry.Key, kid, reason string) audit.Entry {
+	return withDetail(audit.Entry{Action: action, Actor: actor, Key: key.Name, KID: kid, Partner: key.Partner}, "reason", reason)
+}
+
+// begin chooses a kid and the dates and writes them down, before anything else
+// happens under that name.
+func (e *Engine) begin(ctx context.Context, actor audit.Actor, key registry.Key, reason string) (registry.Version, error) {
+	at := now()
+	due, err := NextDue(key.Policy, at)
+	if err != nil {
+		return registry.Version{}, err
+	}
+	v := registry.Version{KID: uuid.NewString(), Key: key.Name, State: registry.Pending, Backend: key.Backend,
+		Algorithm: key.Algorithm, Bits: key.Bits,
+		ValidFrom: at.Add(-clockSkew).Truncate(time.Second),
+		ValidTill: at.Add(time.Duration(key.Policy.ValidFor)).Truncate(time.Second)}
+	err = e.journal(ctx, entry("key.rotate", actor, key, v.KID, reason), func(seq uint64) error {
+		v, err = e.reg.Begin(v, actor.String(), reason, seq, due)
+		return err
+	})
+	return v, err
+}
+
+// generate makes the key pair and records what the backend says of it.
+func (e *Engine) generate(ctx context.Context, key registry.Key, v registry.Version) error {
+	b, err := e.backend(v.Backend)
+	if err != nil {
+		return err
+	}
+	health := b.Health(ctx)
+	if health.Err != "" {
+		return fmt.Errorf("backend %s: %w: %s", v.Backend, boundary.ErrUnavailable, health.Err)
+	}
+	if err := deepEnough(key, health.Level); err != nil {
+		return err
+	}
+	return e.journal(ctx, entry("key.generate", audit.System, key, v.KID, ""), func(uint64) error {
+		g, err := b.Generate(ctx, specOf(v))
+		if err != nil {
+			return fmt.Errorf("generating %s in %s: %w", v.KID, v.Backend, err)
+		}
+		return e.made(v, g)
+	})
+}
+
+// made records a key pair that now exists.
+func (e *Engine) made(v registry.Version, g boundary.Generated) error {
+	der, err := publicDER(g.Public, v.Bits)
+	if err != nil {
+		return fmt.Errorf("reading the public key of %s: %w", v.KID, err)
+	}
+	evidence, err := json.Marshal(g.Evidence)
+	if err != nil {
+		return fmt.Errorf("keeping the evidence for %s: %w", v.KID, err)
+	}
+	return e.mark(v.KID, func(v *registry.Version) {
+		v.Handle, v.Public, v.Evidence, v.GeneratedAt = g.Handle, der, evidence, now()
+	})
+}
+
+// mark records that a step's side effect is done, and forgets its tries.
+func (e *Engine) mark(kid string, f func(v *registry.Version)) error {
+	_, err := e.reg.Amend(kid, func(v *registry.Version) error {
+		f(v)
+		v.Retry = registry.Retry{}
+		return nil
+	})
+	return err
+}
+
+// selfTest opens through the backend what was sealed to the recorded key.
+func (e *Engine) selfTest(ctx context.Context, key registry.Key, v registry.Version) error {
+	b, err := e.backend(v.Backend)
+	if err != nil {
+		return err
+	}
+	return e.journal(ctx, entry("key.self-test", audit.System, key, v.KID, ""), func(uint64) error {
+		if err := prove(ctx, b, key, v.Handle, v.Public); err != nil {
+			return fmt.Errorf("testing %s in %s: %w", v.KID, v.Backend, err)
+		}
+		return e.mark(v.KID, func(v *registry.Version) { v.TestedAt = now() })
+	})
+}
+
+// announce tells the partner. From the moment it is asked to, the partner may
+// use the key, even if its answer is lost; so the version opens before the
+// first byte leaves.
+func (e *Engine) announce(ctx context.Context, key registry.Key, v registry.Version) error {
+	announcer := e.cfg.Partners[key.Partner].Announcer
+	return e.journal(ctx, entry("key.announce", audit.System, key, v.KID, ""), func(seq uint64) error {
+		if v.State == registry.Pending {
+			if err := e.move(audit.System, "the partner is being told", seq, registry.Move{KID: v.KID, To: registry.Announced}); err != nil {
+				return err
+			}
+		}
+		if announcer == nil {
+			return nil // an operator tells the partner, and then us
+		}
+		public, err := x509.ParsePKIXPublicKey(v.Public)
+		if err != nil {
+			return fmt.Errorf("reading the public key of %s: %w", v.KID, err)
+		}
+		if err := announcer.Announce(ctx, v.KID, public, v.ValidFrom, v.ValidTill); err != nil {
+			return fmt.Errorf("announcing %s to %s: %w", v.KID, key.Partner, err)
+		}
+		return e.mark(v.KID, func(v *registry.Version) { v.ToldAt = now() })
+	})
+}
+
+// move changes states in one transaction.
+func (e *Engine) move(actor audit.Actor, reason string, seq uint64, moves ...registry.Move) error {
+	_, err := e.reg.Move(moves, actor.String(), reason, seq, now())
+	return err
+}
+
+// canary has the partner seal something to us, and notes under which kid.
+func (e *Engine) canary(ctx context.Context, key registry.Key, v registry.Version) error {
+	probe := e.cfg.Partners[key.Partner].Canary
+	return e.journal(ctx, entry("key.canary", audit.System, key, v.KID, ""), func(uint64) error {
+		used, err := probe.Probe(ctx, v.KID)
+		if err != nil {
+			return fmt.Errorf("asking %s for an answer sealed to %s: %w", key.Partner, v.KID, err)
+		}
+		if other, err := e.reg.Version(used); err != nil || other.Key != key.Name {
+			return fmt.Errorf("asking %s for an answer sealed to %s: it named %q, which is no version of %s", key.Partner, v.KID, used, key.Name)
+		}
+		if key.Policy.Canary == CanaryKID && used != v.KID {
+			return fmt.Errorf("asking %s for an answer sealed to %s: it used %s", key.Partner, v.KID, used)
+		}
+		return e.mark(v.KID, func(v *registry.Version) { v.CanaryAt, v.CanaryKID = now(), used })
+	})
+}
+
+// activate makes v the version that requests name; the one before drains.
+func (e *Engine) activate(ctx context.Context, actor audit.Actor, key registry.Key, v registry.Version, reason string) error {
+	return e.journal(ctx, entry("key.activate", actor, key, v.KID, reason), func(seq uint64) error {
+		var moves []registry.Move
+		if active, ok := e.activeOf(key.Name); ok {
+			moves = append(moves, drainNow(key, active.KID))
+		}
+		return e.move(actor, reason, seq, append(moves, registry.Move{KID: v.KID, To: registry.Active})...)
+	})
+}
+
+// drainNow is the move of a version that no longer is the active one.
+func drainNow(key registry.Key, kid string) registry.Move {
+	return registry.Move{KID: kid, To: registry.Draining, DrainUntil: now().Add(time.Duration(key.Policy.DrainFor)).Truncate(time.Second)}
+}
+
+// retire puts an adopted version, which the partner may still be using, beside
+// the active one. The table knows no way to draining but through active, so
+// the two change places twice, in one transaction.
+func (e *Engine) retire(ctx context.Context, key registry.Key, v registry.Version) error {
+	const reason = "adopted beside an active version"
+	return e.journal(ctx, entry("key.retire", audit.System, key, v.KID, reason), func(seq uint64) error {
+		active, ok := e.activeOf(key.Name)
+		if !ok {
+			return fmt.Errorf("retiring %s: %w: no other version is active", v.KID, ErrState)
+		}
+		return e.move(audit.System, reason, seq,
+			drainNow(key, active.KID), registry.Move{KID: v.KID, To: registry.Active},
+			drainNow(key, v.KID), registry.Move{KID: active.KID, To: registry.Active})
+	})
+}
+
+func (e *Engine) activeOf(key string) (registry.Version, bool) {
+	for _, v := range e.reg.Versions(key) {
+		if v.State == registry.Active {
+			return v, true
+		}
+	}
+	return registry.Version{}, false
+}
+
+// closeForGood ends a version's life but for the deletion of its private key.
+func (e *Engine) closeForGood(ctx context.Context, actor audit.Actor, key registry.Key, v registry.Version, reason string) error {
+	return e.journal(ctx, entry("key.close", actor, key, v.KID, reason), func(seq uint64) error {
+		return e.move(actor, reason, seq, registry.Move{KID: v.KID, To: registry.Destroying})
+	})
+}
+
+// destroy deletes the private key, and is repeated until the backend says that
+// it is gone.
+func (e *Engine) destroy(ctx context.Context, key registry.Key, v registry.Version) error {
+	b, err := e.backend(v.Backend)
+	if err != nil {
+		return err
+	}
+	return e.journal(ctx, entry("key.destroy", audit.System, key, v.KID, ""), func(seq uint64) error {
+		gone, err := remove(ctx, b, v)
+		switch {
+		case err != nil:
+			return fmt.Errorf("destroying %s in %s: %w", v.KID, v.Backend, err)
+		case gone:
+			return e.move(audit.System, "the backend says that the private key is gone", seq, registry.Move{KID: v.KID, To: registry.Destroyed})
+		}
+		_, err = e.reg.Amend(v.KID, func(v *registry.Version) error {
+			v.Retry = registry.Retry{Step: StepDestroy, Next: now().Add(deletionPoll)}
+			return nil
+		})
+		return err
+	})
+}
+
+// remove deletes a version's private key. One that was never recorded may
+// still have been made: it stands under the name that its intent gave it.
+func remove(ctx context.Context, b Backend, v registry.Version) (gone bool, err error) {
+	if v.Handle == "" {
+		return true, b.Discard(ctx, specOf(v))
+	}
+	gone, err = b.Destroy(ctx, v.Handle)
+	if errors.Is(err, boundary.ErrNoKey) {
+		return true, nil
+	}
+	return gone, err
+}
+
+func specOf(v registry.Version) boundary.Spec {
+	return boundary.Spec{Key: v.Key, KID: v.KID, Algorithm: v.Algorithm, Bits: v.Bits}
+}
+
+// publicDER is the recorded form of a public key of the size asked for.
+func publicDER(public any, bits int) ([]byte, error) {
+	key, ok := public.(*rsa.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("got a %T, want an RSA public key", public)
+	}
+	if key.N.BitLen() != bits {
+		return nil, fmt.Errorf("got an RSA key of %d bits, want %d", key.N.BitLen(), bits)
+	}
+	return x509.MarshalPKIXPublicKey(key)
+}
