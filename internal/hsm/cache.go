@@ -1,0 +1,115 @@
+package hsm
+
+import (
+	"context"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/miekg/pkcs11"
+
+	"keyd/internal/boundary"
+)
+
+// cache knows the object handle of every private key that can open, so that no
+// request searches the token: a search takes 0.6 s in SoftHSM with 10,000 keys.
+type cache struct {
+	mu   sync.RWMutex
+	keys map[string]*key // by handle; guarded by mu
+}
+
+// key is a whole RSA private key in the token.
+type key struct {
+	object pkcs11.ObjectHandle
+	public *rsa.PublicKey
+	twice  bool // several keys have the same name: none of them is used
+}
+
+// get returns the key under a handle.
+func (c *cache) get(handle string) (*key, error) {
+	c.mu.RLock()
+	k := c.keys[handle]
+	c.mu.RUnlock()
+	switch {
+	case k == nil:
+		return nil, fmt.Errorf("the handle %+.120q: %w", handle, boundary.ErrNoKey)
+	case k.twice:
+		return nil, fmt.Errorf("the handle %+.120q: %w", handle, boundary.ErrAmbiguous)
+	}
+	return k, nil
+}
+
+// put remembers what stands under one name, which may be nothing.
+func (c *cache) put(handle string, objects []object) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.keys, handle)
+	for _, o := range objects {
+		c.add(handle, o)
+	}
+}
+
+// add remembers one more object. Half-made keys are never remembered and so
+// never used: one of them can crash the module that is asked to.
+func (c *cache) add(handle string, o object) {
+	if o.public == nil {
+		return
+	}
+	if c.keys == nil {
+		c.keys = map[string]*key{}
+	}
+	if k := c.keys[handle]; k != nil {
+		c.keys[handle] = &key{twice: true}
+		return
+	}
+	c.keys[handle] = &key{object: o.handle, public: o.public}
+}
+
+// drop forgets a handle if it still stands for this key.
+func (c *cache) drop(handle string, k *key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.keys[handle] == k {
+		delete(c.keys, handle)
+	}
+}
+
+func (c *cache) size() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.keys)
+}
+
+// some returns up to n keys, whichever.
+func (c *cache) some(n int) []*key {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var keys []*key
+	for _, k := range c.keys {
+		if len(keys) == n {
+			break
+		}
+		if !k.twice {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+// sweep fills the cache with every private key in the token.
+func (t *Token) sweep(ctx context.Context) error {
+	all, err := run(ctx, t, t.manage, "sweep", func(u *use) ([]object, error) {
+		all, err := t.findRead(u.session, func(object) bool { return true }, ofClass(pkcs11.CKO_PRIVATE_KEY))
+		return all, errors.Join(err, t.ready(u.session))
+	}, nil)
+	if err != nil {
+		return err
+	}
+	t.keys.mu.Lock()
+	defer t.keys.mu.Unlock()
+	for _, o := range all {
+		t.keys.add(o.name.handle(), o)
+	}
+	return nil
+}

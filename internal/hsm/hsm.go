@@ -1,0 +1,203 @@
+// Package hsm keeps private keys in a PKCS #11 token. It makes them there,
+// non-extractable, opens envelopes with them without taking them out, and
+// destroys them.
+//
+// What a token can do is found out by doing it, with a throw-away key, when the
+// token is opened: mechanism lists are wrong in both directions.
+//
+// The module runs in this process. It is C: one that crashes takes the process
+// with it, and copies of the PIN and of content keys that it or the binding
+// (github.com/miekg/pkcs11) leaves on the C heap are out of reach. The buffers
+// on this side of the binding are wiped.
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"regexp"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"keyd/internal/boundary"
+)
+
+// Config says which token to use, and how.
+type Config struct {
+	// Name is the backend's name in keyd's config.
+	Name string
+	// Instance is part of every label, so that several daemons can share a
+	// token: keyd/<instance>/<key>/<kid>.
+	Instance string
+	// Module is the absolute path of the vendor's PKCS #11 library.
+	Module string
+	// TokenLabel and TokenSerial choose the token: at least one, and where both
+	// are given both must match. There is no slot number: slots are renumbered.
+	TokenLabel, TokenSerial string
+	// PIN returns the user PIN. It is called once, by Open, which wipes the
+	// answer.
+	PIN func() ([]byte, error)
+	// PINGuardPath is a file in which a refused PIN is remembered (as a slow
+	// hash), so that no restart tries it again. The directory must exist.
+	PINGuardPath string
+	// Sessions is how many operations run in the token at once.
+	Sessions int
+	// SessionWait is how long an operation waits for a session before it is
+	// refused with [boundary.ErrBusy].
+	SessionWait time.Duration
+	// MinBoundary is the level below which Open fails. Empty: any will do.
+	MinBoundary boundary.Level
+	// Reserved is handed to C_Initialize as pReserved. NSS needs it
+	// ("configdir='sql:/dir' ..."); most modules want it empty.
+	Reserved string
+	Logger   *slog.Logger
+	// Observe, if set, is told of every operation in the token: how long it
+	// waited for a session, how long the token took, and the token's error. That
+	// an envelope did not open is not the token's error.
+	Observe func(op string, wait, inToken time.Duration, err error)
+}
+
+const maxSessions = 1024
+
+// instanceName keeps labels readable and free of the separator.
+var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+func (c *Config) validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(c.Name != "", "Name is missing")
+	check(instanceName.MatchString(c.Instance), "Instance %q: want letters, digits, dots and dashes", c.Instance)
+	check(filepath.IsAbs(c.Module), "Module %q: want an absolute path", c.Module)
+	check(c.TokenLabel != "" || c.TokenSerial != "", "TokenLabel or TokenSerial is missing")
+	check(c.PIN != nil, "PIN is missing")
+	check(c.PINGuardPath != "", "PINGuardPath is missing")
+	check(c.Sessions >= 1 && c.Sessions <= maxSessions, "Sessions %d: want 1 to %d", c.Sessions, maxSessions)
+	check(c.SessionWait > 0, "SessionWait %s: want more than 0", c.SessionWait)
+	check(c.Logger != nil, "Logger is missing")
+	if c.MinBoundary != "" {
+		if _, err := boundary.ParseLevel(string(c.MinBoundary)); err != nil {
+			errs = append(errs, fmt.Errorf("MinBoundary: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Token is a logged-in PKCS #11 token. Its methods may be called from many
+// goroutines at once. A device that is gone, logged out or refusing to work is
+// [boundary.ErrUnavailable].
+type Token struct {
+	cfg    Config
+	log    *slog.Logger
+	module *module
+	slot   slot
+	login  pkcs11.SessionHandle // PKCS #11 v2.40 §2.6.6: closing the last session logs out
+	mode   mode
+	keys   cache
+	pool   *lane // for opening envelopes
+	manage *lane // for everything that makes, destroys or looks for objects
+	check  *lane // for Health
+
+	closed    atomic.Bool
+	lastError atomic.Pointer[string]
+}
+
+// Open loads the module, finds the token, logs in and finds out what the token
+// can do. A PIN that the token refused is [ErrPINRefused].
+func Open(ctx context.Context, cfg Config) (*Token, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("the config of a PKCS #11 token: %w", err)
+	}
+	t, err := await(ctx, func(send func(*Token, error)) { send(open(ctx, cfg)) }, func(t *Token) {
+		if t != nil {
+			_ = t.Close() // nobody is left to be told
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the token of backend %s: %w", cfg.Name, err)
+	}
+	return t, nil
+}
+
+func open(ctx context.Context, cfg Config) (_ *Token, err error) {
+	t := &Token{cfg: cfg, log: cfg.Logger.With("backend", cfg.Name)}
+	if t.module, err = load(cfg.Module, cfg.Reserved); err != nil {
+		return nil, err
+	}
+	t.pool = newLane("decrypt", cfg.Sessions, true, false, cfg.SessionWait)
+	t.manage = newLane("management", 1, false, true, manageWait)
+	t.check = newLane("health check", 1, false, false, healthWait)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	if t.slot, err = findSlot(t.module.ctx, cfg.TokenLabel, cfg.TokenSerial); err != nil {
+		return nil, err
+	}
+	if err := t.logIn(); err != nil {
+		return nil, err
+	}
+	if err := t.openPool(); err != nil {
+		return nil, err
+	}
+	if err := t.learn(ctx); err != nil {
+		return nil, err
+	}
+	if err := t.sweep(ctx); err != nil {
+		return nil, fmt.Errorf("looking for the keys in token %s: %w", t.slot, err)
+	}
+	t.log.Info("token opened", "token", t.slot.String(), "level", t.mode.level, "keys", t.keys.size())
+	return t, nil
+}
+
+// How long Close waits for operations that are still in the token, a management
+// operation for another one, and Health for everything.
+const (
+	closeWait  = 5 * time.Second
+	manageWait = 2 * time.Minute
+	healthWait = 2 * time.Second
+)
+
+// Close waits for the operations in the token, closes every session, which logs
+// out, and unloads the module if no other Token uses it. A module that does not
+// come back from a call is left as it is and said so.
+func (t *Token) Close() error {
+	if t.closed.Swap(true) {
+		return nil
+	}
+	deadline := time.After(closeWait)
+	for _, l := range []*lane{t.pool, t.manage, t.check} {
+		for range cap(l.slots) {
+			select {
+			case s := <-l.slots:
+				t.closeSession(s)
+			case <-deadline:
+				return fmt.Errorf("closing the token: a %s call has not come back from the module: %w", l.name, boundary.ErrUnavailable)
+			}
+		}
+	}
+	t.closeSession(t.login)
+	if err := t.module.release(); err != nil {
+		return fmt.Errorf("closing the token: %w", err)
+	}
+	return nil
+}
+
+// closeSession ends a session if there is one. That a session cannot be closed
+// has no consequence: it is gone, or the module is.
+func (t *Token) closeSession(s pkcs11.SessionHandle) {
+	if s == 0 {
+		return
+	}
+	if err := t.module.ctx.CloseSession(s); err != nil {
+		t.log.Debug("closing a session", "err", err)
+	}
+}

@@ -1,0 +1,152 @@
+package hsm
+
+import (
+	"bytes"
+	"crypto/pbkdf2"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+	"unsafe"
+)
+
+// pinGuard remembers in a file the last PIN that the token refused.
+//
+// The file holds a salted slow hash. A refused PIN is a secret still: it may be
+// another token's, or the right one but for a letter.
+type pinGuard struct{ path string }
+
+// tokenIdentity is whose PIN it was. Another token gets its own first try.
+type tokenIdentity struct {
+	Module string `json:"module"`
+	Label  string `json:"label"`
+	Serial string `json:"serial"`
+}
+
+// refusal is the file's content.
+type refusal struct {
+	Token tokenIdentity `json:"token"`
+	At    time.Time     `json:"at"`
+	KDF   string        `json:"kdf"`
+	Salt  []byte        `json:"salt"`
+	Hash  []byte        `json:"hash"`
+}
+
+// The slow hash. PINs are short, so the file's mode is what protects it first.
+const (
+	guardKDF        = "PBKDF2-HMAC-SHA-256, 600000"
+	guardIterations = 600_000
+	guardSaltLen    = 16
+)
+
+func slowHash(pin, salt []byte) ([]byte, error) {
+	// crypto/pbkdf2 wants a string, and a string(pin) could not be wiped.
+	hash, err := pbkdf2.Key(sha256.New, unsafe.String(unsafe.SliceData(pin), len(pin)), salt, guardIterations, sha256.Size) // #nosec G103 -- read only for the length of the call
+	if err != nil {
+		return nil, fmt.Errorf("hashing the PIN: %w", err)
+	}
+	return hash, nil
+}
+
+// refused reports whether the token refused this PIN before. A file that cannot
+// be read is an error: it may say yes.
+func (g pinGuard) refused(id tokenIdentity, pin []byte) (bool, error) {
+	raw, err := os.ReadFile(g.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading which PIN was refused: %w", err)
+	}
+	var r refusal
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&r); err != nil || r.KDF != guardKDF || len(r.Salt) != guardSaltLen || len(r.Hash) != sha256.Size {
+		return false, fmt.Errorf("%s should say which PIN the token refused and is damaged: make sure that the PIN is right, then remove the file: %w", g.path, ErrPINRefused)
+	}
+	if r.Token != id {
+		return false, nil
+	}
+	hash, err := slowHash(pin, r.Salt)
+	if err != nil {
+		return false, err
+	}
+	return subtle.ConstantTimeCompare(hash, r.Hash) == 1, nil
+}
+
+// guardNote is a refusal on disk that does not count yet.
+type guardNote struct{ from, to string }
+
+// prepare writes down that the PIN was refused, beside the place where that
+// counts.
+func (g pinGuard) prepare(id tokenIdentity, pin []byte) (guardNote, error) {
+	salt := make([]byte, guardSaltLen)
+	rand.Read(salt)
+	hash, err := slowHash(pin, salt)
+	if err != nil {
+		return guardNote{}, err
+	}
+	raw, err := json.Marshal(refusal{Token: id, At: time.Now().UTC(), KDF: guardKDF, Salt: salt, Hash: hash})
+	if err != nil {
+		return guardNote{}, fmt.Errorf("encoding a PIN guard: %w", err)
+	}
+	note := guardNote{from: g.path + ".new", to: g.path}
+	if err := writeDurably(note.from, raw); err != nil {
+		return guardNote{}, fmt.Errorf("the PIN was not tried, because a refusal could not be remembered: %w", err)
+	}
+	return note, nil
+}
+
+// keep makes the refusal count from now on.
+func (n guardNote) keep() error {
+	if err := errors.Join(os.Rename(n.from, n.to), syncDir(filepath.Dir(n.to))); err != nil {
+		return fmt.Errorf("remembering the refused PIN: %w", err)
+	}
+	return nil
+}
+
+func (n guardNote) discard() error {
+	if err := os.Remove(n.from); err != nil {
+		return fmt.Errorf("removing a PIN guard that was not needed: %w", err)
+	}
+	return nil
+}
+
+// clear forgets the refused PIN, after a good one.
+func (g pinGuard) clear() error {
+	err := os.Remove(g.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err = errors.Join(err, syncDir(filepath.Dir(g.path))); err != nil {
+		return fmt.Errorf("forgetting a PIN that was refused once: %w", err)
+	}
+	return nil
+}
+
+func writeDurably(path string, raw []byte) error {
+	// One left by a crash is in the way, and may have another mode.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

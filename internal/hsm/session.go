@@ -1,0 +1,173 @@
+package hsm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"keyd/internal/boundary"
+)
+
+// lane is a fixed number of sessions. A session belongs to one goroutine at a
+// time: two on one without a lock crash SoftHSM.
+type lane struct {
+	name  string
+	keep  bool // sessions stay open between uses
+	write bool // sessions may change token objects
+	wait  time.Duration
+	slots chan pkcs11.SessionHandle // 0: to be opened by whoever takes it
+}
+
+func newLane(name string, size int, keep, write bool, wait time.Duration) *lane {
+	l := &lane{name: name, keep: keep, write: write, wait: wait, slots: make(chan pkcs11.SessionHandle, size)}
+	for range size {
+		l.slots <- 0
+	}
+	return l
+}
+
+func (l *lane) inUse() int { return cap(l.slots) - len(l.slots) }
+
+// take waits for a session until ctx or the lane's own patience ends.
+func (l *lane) take(ctx context.Context) (pkcs11.SessionHandle, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("waiting for a session: %w", err)
+	}
+	select {
+	case s := <-l.slots:
+		return s, nil
+	default:
+	}
+	patience := time.NewTimer(l.wait)
+	defer patience.Stop()
+	select {
+	case s := <-l.slots:
+		return s, nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("waiting for a session, all %d in use: %w: %w", cap(l.slots), boundary.ErrBusy, ctx.Err())
+	case <-patience.C:
+		return 0, fmt.Errorf("waited %s for a session, all %d in use: %w", l.wait, cap(l.slots), boundary.ErrBusy)
+	}
+}
+
+// await runs f in a goroutine of its own and waits for what it sends, until ctx
+// ends. A call that hangs in C cannot be interrupted, only left behind: what it
+// sends in the end goes to drop.
+func await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	sent := make(chan result, 1)
+	go f(func(value T, err error) { sent <- result{value, err} })
+	select {
+	case r := <-sent:
+		return r.value, r.err
+	case <-ctx.Done():
+	}
+	go func() { drop((<-sent).value) }()
+	var none T
+	return none, fmt.Errorf("waiting for the token to answer: %w", ctx.Err())
+}
+
+// use is one turn with a session.
+type use struct {
+	session pkcs11.SessionHandle
+	spoiled bool // the session must not be used again
+}
+
+// run gives f a session of the lane. The caller waits no longer than ctx; f
+// runs to its end and holds the session until then, so the lane bounds how
+// many calls can hang. The result of an f that nobody waits for any more goes
+// to drop, which may be nil.
+func run[T any](ctx context.Context, t *Token, l *lane, op string, f func(u *use) (T, error), drop func(T)) (T, error) {
+	if drop == nil {
+		drop = func(T) {}
+	}
+	var none T
+	if t.closed.Load() {
+		return none, fmt.Errorf("the token is closed: %w", boundary.ErrUnavailable)
+	}
+	start := time.Now()
+	s, err := l.take(ctx)
+	wait := time.Since(start)
+	if err != nil {
+		t.observe(op, wait, 0, err)
+		return none, err
+	}
+	return await(ctx, func(send func(T, error)) {
+		u := &use{session: s}
+		began := time.Now()
+		value, err := enter(t, l, u, f)
+		t.observe(op, wait, time.Since(began), err)
+		// The answer first: whether a session is closed after it must not show
+		// in the time it takes.
+		send(value, err)
+		t.giveBack(l, u, err)
+	}, drop)
+}
+
+// enter opens the session if need be and calls f.
+func enter[T any](t *Token, l *lane, u *use, f func(u *use) (T, error)) (T, error) {
+	if u.session == 0 {
+		s, err := t.openSession(l)
+		if err != nil {
+			var none T
+			return none, err
+		}
+		u.session = s
+	}
+	return f(u)
+}
+
+func (t *Token) openSession(l *lane) (pkcs11.SessionHandle, error) {
+	flags := uint(pkcs11.CKF_SERIAL_SESSION)
+	if l.write {
+		flags |= pkcs11.CKF_RW_SESSION
+	}
+	s, err := t.module.ctx.OpenSession(t.slot.id, flags)
+	if err != nil {
+		return 0, meaning("C_OpenSession", err)
+	}
+	return s, nil
+}
+
+// giveBack returns a session to its lane. After an error it is closed: some
+// tokens leave the failed operation active and refuse the next one.
+func (t *Token) giveBack(l *lane, u *use, err error) {
+	if err != nil || u.spoiled || !l.keep {
+		t.closeSession(u.session)
+		u.session = 0
+	}
+	l.slots <- u.session
+}
+
+// openPool opens every session of the pool, so that a token that allows fewer
+// is noticed at the start and not under load.
+func (t *Token) openPool() error {
+	for n := range cap(t.pool.slots) {
+		<-t.pool.slots
+		s, err := t.openSession(t.pool)
+		t.pool.slots <- s
+		if errors.Is(err, boundary.ErrBusy) {
+			return fmt.Errorf("opening session %d of %d: the token allows no more; configure fewer: %w", n+1, cap(t.pool.slots), err)
+		}
+		if err != nil {
+			return fmt.Errorf("opening session %d of %d: %w", n+1, cap(t.pool.slots), err)
+		}
+	}
+	return nil
+}
+
+func (t *Token) observe(op string, wait, inToken time.Duration, err error) {
+	if errors.Is(err, boundary.ErrUnavailable) {
+		text := time.Now().UTC().Format(time.RFC3339) + " " + op + ": " + err.Error()
+		t.lastError.Store(&text)
+	}
+	if t.cfg.Observe != nil {
+		t.cfg.Observe(op, wait, inToken, err)
+	}
+}
