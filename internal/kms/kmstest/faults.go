@@ -1,0 +1,142 @@
+package kmstest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+)
+
+// Fault makes coming requests fail. Faults come in pairs: with After unset the
+// request does nothing; with After set it does its work and the answer is lost.
+type Fault struct {
+	Op    string // "CreateKey"; "" is any
+	After bool
+	// Code is answered in place of the true answer: "KMSInternalException".
+	Code string
+	// Drop cuts the connection in place of any answer.
+	Drop bool
+	// Delay comes before everything else. Without Code and Drop the request is
+	// merely slow.
+	Delay time.Duration
+	Times int // how many requests; 0 is one
+}
+
+// errDropped says that the connection is to be cut.
+var errDropped = errors.New("connection dropped")
+
+// Inject adds a fault.
+func (s *Server) Inject(f Fault) {
+	f.Times = max(f.Times, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = append(s.faults, &f)
+}
+
+// Heal takes back every fault that has not happened yet, and every denial.
+func (s *Server) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults = nil
+	clear(s.denied)
+}
+
+// Deny answers AccessDeniedException to the operations from now on.
+func (s *Server) Deny(operations ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range operations {
+		s.denied[name] = true
+	}
+}
+
+// Calls counts the requests for an operation so far, refused ones too.
+func (s *Server) Calls(operation string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls[operation]
+}
+
+// faulty runs an operation with the fault, denial or quota that awaits it.
+func (s *Server) faulty(ctx context.Context, name string, do func() (any, error)) (any, error) {
+	fault, err := s.admit(name)
+	if fault != nil && fault.Delay > 0 {
+		timer := time.NewTimer(fault.Delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil, errDropped
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if fault == nil {
+		return do()
+	}
+	if !fault.After {
+		if err := fault.answer(); err != nil {
+			return nil, err
+		}
+	}
+	answer, err := do()
+	if lost := fault.answer(); lost != nil && err == nil {
+		return nil, lost
+	}
+	return answer, err
+}
+
+func (f *Fault) answer() error {
+	switch {
+	case f.Drop:
+		return errDropped
+	case f.Code != "":
+		return refuse(f.Code, "a fault that a test asked for")
+	}
+	return nil
+}
+
+// admit counts a request and uses up one turn of the first fault for it.
+func (s *Server) admit(name string) (*Fault, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls[name]++
+	if s.denied[name] {
+		return nil, refuse("AccessDeniedException", "User: arn:aws:iam::%s:user/test is not authorized to perform: kms:%s", s.opts.Account, name)
+	}
+	if quota, limited := s.opts.Quotas[name]; limited && !s.meter(name).take(time.Now(), quota) {
+		return nil, refuse("ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
+	}
+	for i, f := range s.faults {
+		if f.Op != "" && f.Op != name {
+			continue
+		}
+		if f.Times--; f.Times == 0 {
+			s.faults = slices.Delete(s.faults, i, i+1)
+		}
+		return f, nil
+	}
+	return nil, nil
+}
+
+// meter counts the requests of one second.
+type meter struct {
+	second int64
+	used   int
+}
+
+func (s *Server) meter(name string) *meter {
+	if s.meters[name] == nil {
+		s.meters[name] = &meter{}
+	}
+	return s.meters[name]
+}
+
+func (m *meter) take(now time.Time, quota int) bool {
+	if second := now.Unix(); second != m.second {
+		m.second, m.used = second, 0
+	}
+	m.used++
+	return m.used <= quota
+}
