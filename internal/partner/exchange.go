@@ -59,9 +59,6 @@ func (x *exchange) do(ctx context.Context, c call) error {
 		fmt.Errorf("no answer within %s: %w", x.timeout, context.DeadlineExceeded))
 	defer cancel()
 	a, err := x.send(ctx, c)
-	if err != nil && context.Cause(ctx) != nil {
-		err = context.Cause(ctx)
-	}
 	if err == nil {
 		err = c.judge(a)
 	}

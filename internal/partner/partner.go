@@ -116,12 +116,12 @@ func passes(status int, err error) bool {
 	case status >= 300:
 		return false
 	}
-	// No answer, or a cut one. A handshake refused on either side stays
+	// No answer, or a cut one. A TLS handshake that one side refused stays
 	// refused: a certificate or a setting has to change.
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return false
 	}
-	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "remote error" || op.Op == "local error") {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" {
 		return false
 	}
 	return true

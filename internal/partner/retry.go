@@ -54,11 +54,11 @@ func RetryStale[K any](ctx context.Context, load func(ctx context.Context, fresh
 	if err == nil || !isStale(err) {
 		return err
 	}
-	if key, loadErr := load(ctx, true); loadErr == nil {
-		return do(ctx, key)
-	} else {
+	key, loadErr := load(ctx, true)
+	if loadErr != nil {
 		return errors.Join(err, fmt.Errorf("fetching a fresh key: %w", loadErr))
 	}
+	return do(ctx, key)
 }
 
 // StaleKey reports whether err may mean that the request was sealed to a key

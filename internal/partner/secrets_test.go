@@ -127,6 +127,22 @@ func TestNoSecretIsInAnyErrorOrLog(t *testing.T) {
 	}
 }
 
+func TestSecretInsideASecretDoesNotUncoverTheRest(t *testing.T) {
+	mirror := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/oauth/token" {
+			reply(w, 200, tokenBody("token-1", 43199))
+			return
+		}
+		reply(w, 400, toJSON(map[string]string{"message": "you sent " + r.Header.Get("Authorization")}))
+	}))
+	defer mirror.Close()
+	w, _ := dial(t, "http://127.0.0.1:1", func(c *partner.WiseConfig) { c.Proxy = strings.Replace(mirror.URL, "//", "//user:token@", 1) })
+	e := callError(t, fetchKey(t, w), "key", 400)
+	if want := "you sent Bearer [redacted]"; e.Message != want {
+		t.Errorf("got %q, want %q", e.Message, want)
+	}
+}
+
 func TestErrorsDoNotLeadToTheOriginal(t *testing.T) {
 	h := open(t, routes{askKey: breaks(fmt.Errorf("a proxy echoed Bearer token-1"))})
 	err := fetchKey(t, h.Wise)

@@ -51,6 +51,8 @@ func TestAnnounceRefusesWhatCouldNotBeTakenBack(t *testing.T) {
 	small := newRSA(1024).PublicKey
 	three := rsaKey().PublicKey
 	three.E = 3
+	four := rsaKey().PublicKey
+	four.E = 1 << 18
 	even := rsa.PublicKey{N: new(big.Int).Add(rsaKey().N, big.NewInt(1)), E: 65537}
 	huge := rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 9000, 1), E: 65537}
 	good := &rsaKey().PublicKey
@@ -68,6 +70,7 @@ func TestAnnounceRefusesWhatCouldNotBeTakenBack(t *testing.T) {
 		"a private key":    {testKID, rsaKey(), testFrom, testTill},
 		"1024 bits":        {testKID, &small, testFrom, testTill},
 		"exponent 3":       {testKID, &three, testFrom, testTill},
+		"even exponent":    {testKID, &four, testFrom, testTill},
 		"even modulus":     {testKID, &even, testFrom, testTill},
 		"9000 bits":        {testKID, &huge, testFrom, testTill},
 		"backwards":        {testKID, good, testTill, testFrom},

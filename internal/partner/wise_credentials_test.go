@@ -69,6 +69,30 @@ func TestManyRefusedCallsAskForOneNewToken(t *testing.T) {
 	})
 }
 
+func TestLateRefusalDoesNotDropANewerToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := open(t, routes{askToken: counter(43199), askPlay: only("token-2", routes{}.ServeHTTP),
+			askKey: func(w http.ResponseWriter, r *http.Request) {
+				time.Sleep(10 * time.Second)
+				only("token-2", routes{}.ServeHTTP)(w, r)
+			}})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := fetchKey(t, h.Wise); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Second)
+		if err := playground(t, h.Wise); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if n := h.wire.asked(askToken); n != 2 {
+			t.Errorf("%d tokens asked for, want 2", n)
+		}
+	})
+}
+
 func TestRefusedCredentialsAreAConfigErrorAndNotHammered(t *testing.T) {
 	for _, status := range []int{400, 401} {
 		synctest.Test(t, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"math/big"
 	"net/http"
 	"slices"
 	"strings"
@@ -78,7 +79,10 @@ func TestFetchKeyRefusesWhatIsNotTheKey(t *testing.T) {
 	ec, _ := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
 	put := func(v any) string { return keyBody(func(k map[string]any) { km(k)["keyMaterial"] = v }) }
 	der := must(x509.MarshalPKIXPublicKey(&rsaKey().PublicKey))
+	// 422 bytes of DER end in padding, whose unused bits must be zero.
+	padded := spki(&rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 3071, 1), E: 65537})
 	for name, body := range map[string]string{
+		"bits in padding":   put(strings.TrimSuffix(padded, "E=") + "F="),
 		"empty":             ``,
 		"not JSON":          `<html>`,
 		"cut":               keyBody(nil)[:200],

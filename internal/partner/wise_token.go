@@ -64,7 +64,7 @@ type hold struct {
 // get returns a token that is good for some time yet.
 func (s *tokenSource) get(ctx context.Context) (string, error) {
 	s.mu.Lock()
-	if s.current.value != "" && time.Now().Before(s.current.renewAt) {
+	if time.Now().Before(s.current.renewAt) {
 		defer s.mu.Unlock()
 		return s.current.value, nil
 	}
@@ -94,7 +94,7 @@ func (s *tokenSource) run(ctx context.Context, f *tokenFetch) {
 	defer s.mu.Unlock()
 	if err == nil {
 		s.current = fresh
-	} else if s.current.value != "" && time.Now().Before(s.current.expires) {
+	} else if time.Now().Before(s.current.expires) {
 		// Renewal is early so that it may fail.
 		s.logger.WarnContext(ctx, "renewing the access token failed, the old one still works", "err", err)
 		err = nil
