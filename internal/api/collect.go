@@ -1,0 +1,90 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"keyd/internal/registry"
+)
+
+// collector computes, when somebody looks, what follows from the registry and
+// the backends. Nothing is counted twice and nothing can be out of date.
+type collector struct {
+	server *Server
+
+	versions, nextRotation, validTill *prometheus.Desc
+	level, up, sessions, inUse        *prometheus.Desc
+	auditHead, ready, build           *prometheus.Desc
+}
+
+// watch adds what a server knows. One server has one Metrics.
+func (m *Metrics) watch(s *Server) error {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	return m.registry.Register(&collector{
+		server:       s,
+		versions:     desc("keyd_versions", "Versions of a key in each state.", "key", "state"),
+		nextRotation: desc("keyd_next_rotation_seconds", "Seconds until the schedule asks for the next rotation of a key; negative when it is late.", "key"),
+		validTill:    desc("keyd_days_to_valid_till", "Days until the validTill of a key's active version; absent while none is active.", "key"),
+		level:        desc("keyd_backend_level", "1 for the boundary level that a backend works at.", "backend", "level"),
+		up:           desc("keyd_backend_up", "1 if a backend can be used.", "backend"),
+		sessions:     desc("keyd_backend_sessions", "Size of a backend's session pool.", "backend"),
+		inUse:        desc("keyd_backend_sessions_in_use", "Sessions of a backend in use.", "backend"),
+		auditHead:    desc("keyd_audit_head_seq", "Number of the last entry of the audit log that is on disk."),
+		ready:        desc("keyd_ready", "1 if /readyz answers 200."),
+		build:        desc("keyd_build_info", "1, with what is running.", "version", "go", "revision", "instance"),
+	})
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.versions, c.nextRotation, c.validTill, c.level, c.up, c.sessions, c.inUse, c.auditHead, c.ready, c.build} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	now := time.Now()
+	for _, key := range c.server.cfg.Registry.Keys() {
+		count := map[registry.State]int{}
+		versions := c.server.cfg.Registry.Versions(key.Name)
+		for _, v := range versions {
+			count[v.State]++
+		}
+		for _, state := range registry.States {
+			gauge(c.versions, float64(count[state]), key.Name, string(state))
+		}
+		gauge(c.nextRotation, key.NextDue.Sub(now).Seconds(), key.Name)
+		if v, ok := active(versions); ok {
+			gauge(c.validTill, v.ValidTill.Sub(now).Hours()/24, key.Name)
+		}
+	}
+	ctx := context.Background() // healths has a deadline of its own
+	for _, h := range c.server.healths.all(ctx) {
+		gauge(c.up, one(h.Err == ""), h.name)
+		gauge(c.sessions, float64(h.Sessions), h.name)
+		gauge(c.inUse, float64(h.InUse), h.name)
+		if h.Level != "" {
+			gauge(c.level, 1, h.name, string(h.Level))
+		}
+	}
+	gauge(c.auditHead, float64(c.server.audit.Head().Seq))
+	ready, _ := c.server.ready(ctx)
+	gauge(c.ready, one(ready))
+	v := c.server.cfg.Version
+	gauge(c.build, 1, v.Version, v.Go, v.Revision, c.server.cfg.Instance)
+}
+
+func one(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}

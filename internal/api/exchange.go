@@ -1,0 +1,312 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"keyd/internal/audit"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	route *route
+	id    string
+	actor audit.Actor
+	query url.Values
+	body  []byte
+	began bool // the answer is on its way
+}
+
+const requestIDHeader = "Keyd-Request-Id"
+
+// handler serves the routes of one listener.
+func (s *Server) handler(on door) http.Handler {
+	mux := http.NewServeMux()
+	methods := map[string][]string{}
+	for _, rt := range s.routes() {
+		if rt.on == on {
+			mux.HandleFunc(rt.method+" "+rt.pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(&rt, w, r) })
+			methods[rt.pattern] = append(methods[rt.pattern], rt.method)
+		}
+	}
+	for pattern, allowed := range methods {
+		rt := route{on: on, within: quick, handle: notAllowed(strings.Join(allowed, ", "))}
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(&rt, w, r) })
+	}
+	none := route{on: on, within: quick, handle: func(*Server, *exchange) error { return errNoRoute }}
+	nothing := func(w http.ResponseWriter, r *http.Request) { s.serve(&none, w, r) }
+	mux.HandleFunc("/", nothing)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// http.ServeMux would redirect, in HTML, to what it thinks was meant.
+		if p := r.URL.EscapedPath(); r.Method == http.MethodConnect || !strings.HasPrefix(p, "/") || path.Clean(p) != p {
+			nothing(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func notAllowed(methods string) func(*Server, *exchange) error {
+	return func(_ *Server, x *exchange) error {
+		x.w.Header().Set("Allow", methods)
+		return errMethod
+	}
+}
+
+// serve answers one request, whatever happens.
+func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) {
+	x := &exchange{w: w, r: r, route: rt, id: requestID(r.Header)}
+	w.Header().Set(requestIDHeader, x.id)
+	defer s.recovered(x)
+	if err := s.answer(x); err != nil {
+		s.failed(x, err)
+	}
+}
+
+// answer does what a request asks for if it may be asked by who asks.
+func (s *Server) answer(x *exchange) error {
+	s.limit(x)
+	if err := refuseBrowsers(x.r, x.route.on); err != nil {
+		return err
+	}
+	if err := s.admit(x); err != nil {
+		return err
+	}
+	if x.route.method != "" && x.r.Method != x.route.method { // HEAD, which http.ServeMux takes for GET
+		return notAllowed(x.route.method)(s, x)
+	}
+	ctx, cancel := context.WithTimeout(withRequestID(x.r.Context(), x.id), x.route.within)
+	defer cancel()
+	x.r = x.r.WithContext(ctx)
+	if err := x.readQuery(); err != nil {
+		return err
+	}
+	if err := x.readBody(); err != nil {
+		return err
+	}
+	return x.route.handle(s, x)
+}
+
+// limit bounds how long the peer may take over the body and over the answer.
+// The server's own limits would not do: they cover the handler too.
+func (s *Server) limit(x *exchange) {
+	control := http.NewResponseController(x.w)
+	now := time.Now()
+	if x.r.ContentLength != 0 {
+		_ = control.SetReadDeadline(now.Add(s.cfg.BodyTimeout)) // a connection that is gone fails where it is read
+	}
+	_ = control.SetWriteDeadline(now.Add(x.route.within + s.cfg.BodyTimeout))
+}
+
+// refuseBrowsers: a web page can make its browser send requests to a loopback
+// port, and name it as it likes (DNS rebinding). None can leave these headers
+// out.
+func refuseBrowsers(r *http.Request, on door) error {
+	for name := range r.Header {
+		if name == "Origin" || strings.HasPrefix(name, "Sec-Fetch-") {
+			return errBrowser
+		}
+	}
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	switch strings.ToLower(host) {
+	case "", "keyd", "localhost":
+		return nil
+	}
+	if ip := net.ParseIP(strings.Trim(host, "[]")); on == monitorPort && ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return errBrowser
+}
+
+// admit finds the role in which the caller may use the route.
+func (s *Server) admit(x *exchange) error {
+	if len(x.route.roles) == 0 {
+		return nil
+	}
+	p, ok := x.r.Context().Value(peerKey{}).(peer)
+	actor, groups := s.callers.identify(p, ok)
+	role, may := s.callers.role(actor, groups, x.route.roles, x.r.PathValue("partner"))
+	actor.Role = string(role)
+	x.actor = actor
+	if !may {
+		return errForbidden
+	}
+	return nil
+}
+
+// readQuery takes no parameter that the route does not know: a misspelled
+// dry_run must not become the real thing.
+func (x *exchange) readQuery() error {
+	if x.r.URL.RawQuery == "" {
+		return nil
+	}
+	query, err := url.ParseQuery(x.r.URL.RawQuery)
+	if err != nil {
+		return fmt.Errorf("%w: the query: %w", errBadRequest, err)
+	}
+	for name, values := range query {
+		if !slices.Contains(x.route.query, name) {
+			return fmt.Errorf("%w: no parameter %+.32q is known here", errBadRequest, name)
+		}
+		if len(values) != 1 {
+			return fmt.Errorf("%w: the parameter %s stands %d times", errBadRequest, name, len(values))
+		}
+	}
+	x.query = query
+	return nil
+}
+
+// flag reads a parameter that is true or false.
+func (x *exchange) flag(name string) (bool, error) {
+	switch x.query.Get(name) {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	case "":
+		if !x.query.Has(name) {
+			return false, nil
+		}
+	}
+	return false, fmt.Errorf("%w: %s is %+.32q, want true or false", errBadRequest, name, x.query.Get(name))
+}
+
+// number reads a parameter that counts.
+func (x *exchange) number(name string, otherwise, most uint64) (uint64, error) {
+	if !x.query.Has(name) {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseUint(x.query.Get(name), 10, 64)
+	if err != nil || n > most {
+		return 0, fmt.Errorf("%w: %s is %+.32q, want a number up to %d", errBadRequest, name, x.query.Get(name), most)
+	}
+	return n, nil
+}
+
+// respond sends a whole answer.
+func (x *exchange) respond(status int, contentType string, body []byte) {
+	x.began = true
+	h := x.w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.w.WriteHeader(status)
+	_, _ = x.w.Write(body) // whoever asked has gone
+}
+
+// json sends a document.
+func (x *exchange) json(v any) error {
+	x.respond(http.StatusOK, "application/json", encode(v))
+	return nil
+}
+
+// failed answers with a problem, and sees that it is known of.
+func (s *Server) failed(x *exchange, err error) {
+	if x.began {
+		// Part of the answer is out; only a broken connection still says so.
+		s.log.ErrorContext(x.r.Context(), "an answer was broken off", "request", x.id, "action", x.route.action, "err", err)
+		panic(http.ErrAbortHandler)
+	}
+	s.audit.note(err)
+	if errors.Is(err, errForbidden) || x.tried(err) {
+		s.recordRefusal(x, err)
+	}
+	p := x.refuse(err)
+	level := slog.LevelDebug
+	switch {
+	case p.Status >= 500:
+		level = slog.LevelError
+	case p.Status == http.StatusForbidden:
+		level = slog.LevelWarn
+	}
+	s.log.Log(x.r.Context(), level, "refused a request", "request", x.id, "action", x.route.action,
+		"status", p.Status, "code", p.Code, "caller", x.actor.String(), "err", err)
+}
+
+// tried reports whether an operator tried to change something with a request
+// that the engine, which records its own refusals, never saw.
+func (x *exchange) tried(err error) bool {
+	if x.route.on != adminSocket || x.route.method != http.MethodPost {
+		return false
+	}
+	if dry, bad := x.flag("dry_run"); dry && bad == nil {
+		return false
+	}
+	return errors.Is(err, errBadRequest) || errors.Is(err, errTooLarge) || errors.Is(err, errMedia) || errors.Is(err, errSlow)
+}
+
+// recordRefusal writes who was refused what. That it cannot be written does not
+// make the refusal an answer.
+func (s *Server) recordRefusal(x *exchange, err error) {
+	held, record := s.refused.note(x.actor.UID, time.Now())
+	if !record {
+		return
+	}
+	e := audit.Entry{Phase: audit.PhaseEvent, Action: x.route.action, Actor: x.actor, Result: audit.ResultRefused, Code: kindOf(err).code,
+		Key: x.r.PathValue("key"), KID: x.r.PathValue("kid"), Partner: x.r.PathValue("partner"),
+		Detail: map[string]string{"request": x.id}}
+	if !errors.Is(err, errForbidden) {
+		e.Detail["error"] = err.Error()
+	}
+	if held > 0 {
+		e.Detail["refused_since_the_last_entry"] = strconv.Itoa(held)
+	}
+	if err := s.audit.Record(context.WithoutCancel(x.r.Context()), e); err != nil {
+		s.log.ErrorContext(x.r.Context(), "a refusal could not be recorded", "request", x.id, "caller", x.actor.String(), "err", err)
+	}
+}
+
+// recovered turns a panic into an answer.
+func (s *Server) recovered(x *exchange) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v == http.ErrAbortHandler || x.began { //nolint:errorlint // panic values are compared as net/http does
+		panic(http.ErrAbortHandler)
+	}
+	s.log.ErrorContext(x.r.Context(), "a request made keyd panic", "request", x.id, "action", x.route.action,
+		"panic", v, "stack", string(debug.Stack()))
+	x.refuse(errors.New("panic"))
+}
+
+type requestIDKey struct{}
+
+func withRequestID(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestIDKey{}, id)
+}
+
+// requestIDFrom is the request that something is done for; "" for none.
+func requestIDFrom(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string)
+	return id
+}
+
+// requestID takes the caller's own if it can stand in a log, or makes one.
+func requestID(h http.Header) string {
+	for _, name := range []string{requestIDHeader, "X-Request-Id"} {
+		id := h.Get(name)
+		if id != "" && len(id) <= 64 && strings.IndexFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) < 0 {
+			return id
+		}
+	}
+	return uuid.NewString()
+}

@@ -1,0 +1,29 @@
+package api
+
+// Route is a line of the route table, for the tests that hold everything else
+// against it.
+type Route struct {
+	Method, Pattern, Listener string
+	Roles                     []Role
+	Query                     []string
+	MaxBody                   int64
+}
+
+// Routes is the route table.
+func (s *Server) Routes() []Route {
+	names := map[door]string{clientSocket: "client", adminSocket: "admin", monitorPort: "monitoring"}
+	var all []Route
+	for _, r := range s.routes() {
+		all = append(all, Route{r.method, r.pattern, names[r.on], r.roles, r.query, r.maxBody})
+	}
+	return all
+}
+
+// Codes are the codes of the error table with their statuses.
+func Codes() map[string][]int {
+	codes := map[string][]int{internal.code: {internal.status}}
+	for _, k := range kinds {
+		codes[k.code] = append(codes[k.code], k.status)
+	}
+	return codes
+}

@@ -1,0 +1,113 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"keyd/client"
+	"keyd/internal/boundary"
+	"keyd/internal/registry"
+	"keyd/internal/rotation"
+)
+
+const (
+	// healthFor is how long an answer about the backends is good for: anybody
+	// on the machine may ask, and each answer takes a token's time.
+	healthFor = time.Second
+	// healthWithin is how long a backend may take over it.
+	healthWithin = 2 * time.Second
+)
+
+// healths asks the backends how they are.
+type healths struct {
+	backends map[string]Backend
+
+	mu    sync.Mutex // held while they are asked, so that others wait for the same answer
+	last  []health
+	until time.Time
+}
+
+type health struct {
+	name string
+	boundary.Health
+}
+
+func newHealths(backends map[string]Backend) *healths { return &healths{backends: backends} }
+
+// all asks all of them at the same time. Who hangs is reported as not usable.
+func (h *healths) all(ctx context.Context) []health {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Now().Before(h.until) {
+		return h.last
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), healthWithin)
+	defer cancel()
+	answers := make(chan health, len(h.backends))
+	waiting := map[string]bool{}
+	for name, b := range h.backends {
+		waiting[name] = true
+		go func() { answers <- health{name, b.Health(ctx)} }()
+	}
+	all := make([]health, 0, len(h.backends))
+	for len(waiting) > 0 {
+		select {
+		case a := <-answers:
+			delete(waiting, a.name)
+			all = append(all, a)
+		case <-ctx.Done():
+			for name := range waiting {
+				all = append(all, health{name, boundary.Health{Backend: name, Err: "it does not answer"}})
+			}
+			clear(waiting)
+		}
+	}
+	slices.SortFunc(all, func(a, b health) int { return cmp.Compare(a.name, b.name) })
+	h.last, h.until = all, time.Now().Add(healthFor)
+	return all
+}
+
+// ready reports whether keyd can do its work, and what keeps it from it.
+func (s *Server) ready(ctx context.Context) (bool, []rotation.Finding) {
+	var found []rotation.Finding
+	if _, err := s.cfg.Registry.Version(""); err != nil && !errors.Is(err, registry.ErrNotFound) {
+		found = append(found, rotation.Finding{Severity: rotation.Failure, Code: "registry", Subject: "registry", Message: err.Error(), Hint: "see the disk it is on"})
+	}
+	if err := cmp.Or(s.audit.failure(), s.cfg.Opener.audit.failure()); err != nil {
+		found = append(found, rotation.Finding{Severity: rotation.Failure, Code: "audit", Subject: "audit log", Message: err.Error(), Hint: "see whether its disk is full; keyd must then be restarted"})
+	}
+	for _, h := range s.healths.all(ctx) {
+		if h.Err != "" {
+			found = append(found, rotation.Finding{Severity: rotation.Failure, Code: "backend_down", Subject: h.name, Message: h.Err})
+		}
+	}
+	return len(found) == 0, found
+}
+
+// healthz says that the process is alive.
+func (s *Server) healthz(x *exchange) error {
+	x.respond(http.StatusOK, "text/plain; charset=utf-8", []byte("ok\n"))
+	return nil
+}
+
+// readyz says that it can do its work, or why not.
+func (s *Server) readyz(x *exchange) error {
+	ready, reasons := s.ready(x.r.Context())
+	status := http.StatusOK
+	if !ready {
+		status = http.StatusServiceUnavailable
+	}
+	x.respond(status, "application/json", encode(readiness{Ready: ready, Reasons: findingViews(reasons)}))
+	return nil
+}
+
+// readiness is the answer of /readyz.
+type readiness struct {
+	Ready   bool             `json:"ready"`
+	Reasons []client.Finding `json:"reasons"`
+}

@@ -1,0 +1,197 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"keyd/client"
+	"keyd/internal/audit"
+	"keyd/internal/boundary"
+	"keyd/internal/jwe"
+	"keyd/internal/registry"
+	"keyd/internal/rotation"
+)
+
+// What the API itself refuses a request with.
+var (
+	// errForbidden: the caller has no role that the route needs.
+	errForbidden = errors.New("the caller has no role for this")
+	// errBrowser: the request was made by a web page.
+	errBrowser = errors.New("requests made by a browser are refused")
+	// errNoRoute: there is no such path on this listener.
+	errNoRoute = errors.New("there is no such path here")
+	// errNotFound: there is no such key, version or partner.
+	errNotFound = errors.New("there is nothing of that name")
+	// errMethod: the path is there, and not for this method.
+	errMethod = errors.New("the path does not take this method")
+	// errBadRequest: the request cannot be understood.
+	errBadRequest = errors.New("not a usable request")
+	// errTooLarge: the body is larger than the route takes.
+	errTooLarge = errors.New("the body is too large")
+	// errMedia: the body is of a type that the route does not take.
+	errMedia = errors.New("not a type that is taken here")
+	// errSlow: the body did not arrive in time.
+	errSlow = errors.New("the body did not arrive in time")
+	// errPartner: a call to the partner did not work.
+	errPartner = errors.New("asking the partner did not work")
+	// errNoActive: the partner's key has no active version to name in a request.
+	errNoActive = errors.New("no version is active")
+)
+
+// What an Opener refuses an envelope with, besides the errors of jwe, boundary
+// and audit.
+var (
+	// ErrMissingKID: the envelope does not say which version it is for.
+	ErrMissingKID = errors.New("the envelope names no kid")
+	// ErrUnknownKID: no version of this partner has the kid.
+	ErrUnknownKID = errors.New("the kid is not known")
+	// ErrNotOpen: the version does not open yet.
+	ErrNotOpen = errors.New("the version does not open yet")
+	// ErrCompromised: the version was closed and never opens again.
+	ErrCompromised = errors.New("the version is compromised")
+	// ErrDestroyed: the version's private key is gone or going.
+	ErrDestroyed = errors.New("the version is destroyed")
+	// ErrBelowFloor: the backend works at a lower boundary than the key's
+	// policy allows.
+	ErrBelowFloor = errors.New("the boundary is below the key's floor")
+	// ErrBackend: the backend failed in a way of its own, or lacks the key.
+	ErrBackend = errors.New("the backend failed")
+	// ErrAudit: the attempt could not be recorded, so it has no answer.
+	ErrAudit = errors.New("the audit log cannot be written")
+)
+
+// kind is how an error looks from outside.
+type kind struct {
+	err    error
+	status int
+	code   string // stable
+	title  string
+	hint   string
+	detail bool          // the error's own text is safe to show, and of use
+	retry  time.Duration // Retry-After
+}
+
+// internal is what every error is that stands in no line of the table.
+var internal = kind{status: http.StatusInternalServerError, code: "internal", title: "Something went wrong inside keyd",
+	hint: "the daemon's log says what, under this request id"}
+
+// kinds is the one table from errors to problems. The first line that matches
+// is the answer, so what makes the others unimportant comes first.
+var kinds = []kind{
+	{err: ErrAudit, status: 503, code: "audit_unavailable", title: "The audit log cannot be written", hint: "see whether its disk is full; keyd must then be restarted", retry: 30 * time.Second},
+	{err: rotation.ErrAudit, status: 503, code: "audit_unavailable", title: "The audit log cannot be written", hint: "see whether its disk is full; keyd must then be restarted", detail: true, retry: 30 * time.Second},
+
+	{err: errPartner, status: 502, code: "partner_error", title: "Asking the partner did not work", hint: "keyd partners refresh tries it again", detail: true},
+
+	{err: errForbidden, status: 403, code: "forbidden", title: "The caller may not do this", hint: "the roles in the config say who may; the refusal is in the audit log"},
+	{err: errBrowser, status: 403, code: "forbidden", title: "Requests made by a browser are refused", hint: "use keyd's own command, or curl with --unix-socket and the host keyd or localhost"},
+	{err: errNoRoute, status: 404, code: "not_found", title: "There is no such path on this listener", hint: "docs/api.md lists them; the client and the admin socket serve different ones"},
+	{err: errMethod, status: 405, code: "method_not_allowed", title: "The path does not take this method", hint: "the header Allow says which it takes"},
+	{err: errTooLarge, status: 413, code: "too_large", title: "The body is too large", hint: "the limits are in the config", detail: true},
+	{err: errMedia, status: 415, code: "unsupported_media", title: "The body is of a type that is not taken here", detail: true},
+	{err: errSlow, status: 408, code: "slow_body", title: "The body did not arrive in time"},
+
+	{err: jwe.ErrMalformed, status: 400, code: "malformed_envelope", title: "Not a JWE in compact serialization", detail: true},
+	{err: jwe.ErrAlgorithm, status: 400, code: "algorithm_not_allowed", title: "The envelope asks for an algorithm that is not allowed", hint: "the partner's encs in the config say what is", detail: true},
+	{err: jwe.ErrTooLarge, status: 413, code: "too_large", title: "The envelope is too large", hint: "the limits are in the config", detail: true},
+	{err: ErrMissingKID, status: 400, code: "missing_kid", title: "The envelope names no kid", hint: "the partner must be told which of our keys to seal to: send the headers of GET /v1/partners/{partner}"},
+	{err: ErrUnknownKID, status: 404, code: "unknown_kid", title: "The kid of the envelope is not known", hint: "keyd keys show lists the kids; an envelope is opened for the partner it came from"},
+	{err: ErrNotOpen, status: 409, code: "key_not_open", title: "The version that the envelope is for does not open yet", hint: "the partner has not been told of it by keyd: see the version's history"},
+	{err: ErrCompromised, status: 410, code: "key_compromised", title: "The version that the envelope is for is compromised", hint: "ask the partner again, naming the active version"},
+	{err: ErrDestroyed, status: 410, code: "key_destroyed", title: "The version that the envelope is for is destroyed", hint: "ask the partner again, naming the active version"},
+	// RFC 7516 §11.5: one answer whatever the reason, so nothing of the error's
+	// own text.
+	{err: boundary.ErrOpen, status: 422, code: "open_failed", title: "The envelope does not open", hint: "it was sealed to another key, or changed on the way"},
+	{err: ErrBelowFloor, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key, and keyd status"},
+	{err: rotation.ErrBoundary, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key, and keyd status", detail: true},
+
+	{err: boundary.ErrBusy, status: 503, code: "backend_busy", title: "The key backend is busy", hint: "try again; if it stays so, raise the backend's sessions", retry: time.Second},
+	{err: boundary.ErrUnavailable, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd status says why", retry: 5 * time.Second},
+	{err: context.DeadlineExceeded, status: 504, code: "timeout", title: "It took too long", hint: "keyd status says how the backends and partners are"},
+	{err: context.Canceled, status: 504, code: "timeout", title: "The request was given up", hint: "the caller went away, or keyd is stopping"},
+	{err: ErrBackend, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd doctor says why", retry: 5 * time.Second},
+
+	{err: errNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
+	{err: registry.ErrNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
+	{err: errNoActive, status: 409, code: "no_active", title: "The partner's key has no active version", hint: "keyd keys list says what it waits for", retry: 30 * time.Second},
+	{err: rotation.ErrState, status: 409, code: "state", title: "Not possible in this state", detail: true},
+	{err: rotation.ErrNeeded, status: 409, code: "needed", title: "The version may still be needed", detail: true},
+	{err: rotation.ErrNoPartner, status: 409, code: "no_partner", title: "No such partner is configured", detail: true},
+	{err: rotation.ErrNoBackend, status: 409, code: "no_backend", title: "No such backend is configured", detail: true},
+	{err: rotation.ErrNoPartnerKey, status: 409, code: "no_partner_key", title: "The partner's public key is not known", detail: true},
+	{err: rotation.ErrSelfTest, status: 409, code: "self_test", title: "The key pair failed its self-test", detail: true},
+	{err: registry.ErrExists, status: 409, code: "exists", title: "The name is taken", detail: true},
+	{err: registry.ErrInFlight, status: 409, code: "in_flight", title: "A rotation is under way", hint: "keyd keys show says what it waits for", detail: true},
+	{err: registry.ErrSecondActive, status: 409, code: "second_active", title: "Another version is active", detail: true},
+	{err: registry.ErrLastOpenable, status: 409, code: "last_openable", title: "No version would open any more", detail: true},
+	{err: registry.ErrTransition, status: 409, code: "transition", title: "The version cannot move to that state", detail: true},
+	{err: registry.ErrImmutable, status: 409, code: "immutable", title: "That cannot be changed", detail: true},
+	{err: boundary.ErrNoKey, status: 404, code: "no_key", title: "The backend holds no such key", detail: true},
+	{err: boundary.ErrAmbiguous, status: 409, code: "ambiguous", title: "More than one key matches", hint: "give the CKA_ID in hex", detail: true},
+	{err: boundary.ErrUnsupported, status: 409, code: "unsupported", title: "The backend cannot do that", detail: true},
+	{err: errBadRequest, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
+	{err: rotation.ErrInvalid, status: 400, code: "bad_request", title: "The request is not usable", detail: true},
+	{err: registry.ErrInvalid, status: 400, code: "bad_request", title: "The request is not usable", detail: true},
+	{err: audit.ErrBroken, status: 503, code: "audit_unavailable", title: "The audit log cannot be read", hint: "keyd audit verify says where it is broken", detail: true},
+}
+
+// kindOf finds how an error looks from outside.
+func kindOf(err error) kind {
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return k
+		}
+	}
+	return internal
+}
+
+// retryAfter is what an error of a partner may say.
+type retryAfter interface{ RetryAfter() time.Duration }
+
+// problem is an error as it is answered (RFC 9457).
+func problem(err error, requestID string) (p client.Problem, after time.Duration) {
+	k := kindOf(err)
+	p = client.Problem{Type: "urn:keyd:problem:" + k.code, Title: k.title, Status: k.status, Code: k.code,
+		Hint: k.hint, RequestID: requestID}
+	if k.detail {
+		p.Detail = err.Error()
+	}
+	after = k.retry
+	if asked, ok := errors.AsType[interface {
+		error
+		retryAfter
+	}](err); ok && k.code == "partner_error" {
+		after = asked.RetryAfter()
+	}
+	return p, after
+}
+
+// refuse answers with a problem.
+func (x *exchange) refuse(err error) client.Problem {
+	p, after := problem(err, x.id)
+	h := x.w.Header()
+	if after > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((after+time.Second-1)/time.Second)))
+	}
+	if p.Status == http.StatusForbidden || p.Status == http.StatusRequestEntityTooLarge || p.Status == http.StatusRequestTimeout {
+		h.Set("Connection", "close") // what it still sends is not wanted
+	}
+	x.respond(p.Status, "application/problem+json", encode(p))
+	return p
+}
+
+// encode is JSON as it travels. Its types always encode.
+func encode(v any) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		panic(err)
+	}
+	return buf.Bytes()
+}
