@@ -10,9 +10,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"keyd/internal/partner"
 )
@@ -145,32 +150,33 @@ func TestCallsGoThroughTheProxy(t *testing.T) {
 	})
 }
 
-// The only test that reads the proxy from the environment: net/http does so
-// once per process.
+// net/http reads the environment once per process, so the client is in one of
+// its own: this test, started again.
 func TestEnvironmentIsAskedForAProxyOnlyWhenTheConfigSaysSo(t *testing.T) {
-	var uses atomic.Int64
-	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		uses.Add(1)
+	if os.Getenv("KEYD_TEST_PROXY_CHILD") != "" {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		w, _ := dial(t, "https://wise.invalid")
+		_, _, _, _, err := w.FetchKey(ctx)
+		wantError(t, err, "token", 0)
+		w, _ = dial(t, "https://wise.invalid", func(c *partner.WiseConfig) { c.Timeout = time.Second })
+		wantError(t, fetchKey(t, w), "token", 0)
+		w, _ = dial(t, "https://wise.invalid", func(c *partner.WiseConfig) { c.Proxy = partner.ProxyEnvironment })
+		wantError(t, fetchKey(t, w), "token", 0, "teapot")
+		return
+	}
+	var asked []string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.Host)
 		w.WriteHeader(http.StatusTeapot)
 	}))
 	defer proxy.Close()
-	t.Setenv("HTTPS_PROXY", proxy.URL)
-	t.Setenv("NO_PROXY", "")
-	closed := must(net.Listen("tcp", "127.0.0.1:0"))
-	_ = closed.Close()
-	w, _ := dial(t, "https://"+closed.Addr().String()) // loopback is never proxied from the environment
-	wantError(t, fetchKey(t, w), "token", 0)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	w, _ = dial(t, "https://wise.invalid")
-	_, _, _, _, err := w.FetchKey(ctx)
-	wantError(t, err, "token", 0)
-	if uses.Load() != 0 {
-		t.Fatal("the environment's proxy was used unasked")
+	child := exec.CommandContext(t.Context(), must(os.Executable()), "-test.run=^"+t.Name()+"$")
+	child.Env = []string{"KEYD_TEST_PROXY_CHILD=1", "HTTPS_PROXY=" + proxy.URL}
+	if out, err := child.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
-	w, _ = dial(t, "https://wise.invalid", func(c *partner.WiseConfig) { c.Proxy = partner.ProxyEnvironment })
-	wantError(t, fetchKey(t, w), "token", 0, "teapot")
-	if uses.Load() != 1 {
-		t.Errorf("the environment's proxy was used %d times, want 1", uses.Load())
+	if diff := cmp.Diff([]string{"CONNECT wise.invalid:443"}, asked); diff != "" {
+		t.Error(diff)
 	}
 }
