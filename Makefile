@@ -31,7 +31,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	@./.ci/fuzz $(or $(FUZZTIME),30s)
 
 bench: softhsm ## the bare token against keyd's whole path, in turn
-	$(GO) run ./cmd/keydbench
+	$(GO) test -run '^$$' -bench '^BenchmarkDecrypt$$' -benchtime 12x -timeout 20m ./cmd/keyd
 
 vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)
 	$(VULN) ./...
@@ -46,7 +46,8 @@ install: build ## into DESTDIR, as a system service
 	install -D -m 0755 bin/keyd $(DESTDIR)$(PREFIX)/bin/keyd
 	install -D -m 0644 packaging/keyd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/keyd.service
 	install -D -m 0644 packaging/keyd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/keyd.conf
-	install -D -m 0640 packaging/keyd.yaml $(DESTDIR)/etc/keyd/keyd.yaml
+	test -e $(DESTDIR)/etc/keyd/keyd.yaml || install -D -m 0640 packaging/keyd.yaml $(DESTDIR)/etc/keyd/keyd.yaml
+	cd docs && find . -name '*.md' -o -name '*.yaml' | xargs -I{} install -D -m 0644 {} $(DESTDIR)$(PREFIX)/share/doc/keyd/docs/{}
 
 $(LINT):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

@@ -23,6 +23,11 @@ await() { # await SECONDS COMMAND…: until it succeeds
   until "$@" >/dev/null 2>&1; do [ $SECONDS -lt $end ] || return 1; sleep 0.1; done
 }
 
+if ! command -v curl >/dev/null; then
+  [ "$(id -u)" = 0 ] || { echo "curl is missing: apt-get install curl" >&2; exit 1; }
+  { apt-get install -y -qq curl || { apt-get update -qq && apt-get install -y -qq curl; }; } >/dev/null 2>&1
+fi
+
 step "A throw-away token in .demo/token; the system's tokens are not touched"
 ./softhsm/token.sh "$D/token" keyd >"$D/token.out"
 export SOFTHSM2_CONF=$D/token/softhsm2.conf
@@ -60,10 +65,8 @@ cut -c1-96 "$D/request.jwe" | sed 's/$/…/' | show
 ok "$(wc -c <"$D/request.json") bytes of JSON, $(wc -c <"$D/request.jwe") bytes of JWE"
 
 step "Wise opens it and answers with an envelope for us; keyd opens that in the token"
-send() { curl -fsS "$SIM/v1/cases" -H 'Authorization: Bearer demo-user-token' -H 'Content-Type: application/jose+json' \
-  -H 'Accept: application/jose+json' -H 'X-TW-JOSE-Method: jwe' -H 'Accept-Encoding: identity' --data-binary @"$1"; }
 tr -d '\n' <"$D/request.jwe" >"$D/request.body"
-send "$D/request.body" >"$D/answer.jwe" || fail "the simulator refused the request"
+./demo/wise-call.sh "$SIM" demo-client "$D/secret" "$D/request.body" >"$D/answer.jwe" || fail "the simulator refused the request"
 keyd decrypt wise "$D/answer.jwe" --verbose >"$D/answer.json" 2>"$D/answer.how"
 { cat "$D/answer.json"; echo; cat "$D/answer.how"; } | show
 grep -q "$OLD" "$D/answer.how" || fail "opened by another kid"
@@ -90,9 +93,9 @@ grep -q unknown_kid "$D/strange.err" || fail "refused for another reason"
 ok "refused: unknown_kid"
 
 step "kill -9 in the middle of a rotation: the upload has happened, its answer has not arrived"
-curl -fsS "$SIM/sim/faults" -d '{"endpoint":"upload","fault":"hang_after","count":1}' >/dev/null
+curl -fsS "$SIM/sim/faults" -d '{"endpoint":"upload","kind":"hang","after":true}' >/dev/null
 keyd keys rotate wise-response >/dev/null
-uploads() { curl -fsS "$SIM/sim/state" | grep -o '"keyId"' | wc -l; }
+uploads() { curl -fsS "$SIM/sim/state" | grep -o '"uploaded_at"' | wc -l; }
 three() { [ "$(uploads)" -ge 3 ]; }
 await 30 three || fail "no third upload seen"
 kill -9 "$KEYD"; wait "$KEYD" 2>/dev/null || true

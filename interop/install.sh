@@ -1,10 +1,22 @@
 #!/usr/bin/env bash
-# Installs the outside JOSE implementation beside this script. Idempotent.
+# Installs what the tests check keyd against from outside: npm's jose beside
+# this script; curl and systemd-analyze from the distribution. Idempotent.
 set -euo pipefail
 cd "$(dirname "$0")"
-exec 9>.install.lock
+exec 9<install.sh
 flock 9
-if [ ! -f node_modules/jose/package.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
+
+packages=()
+command -v curl >/dev/null || packages+=(curl)
+command -v systemd-analyze >/dev/null || packages+=(systemd)
+if [ ${#packages[@]} -gt 0 ]; then
+  [ "$(id -u)" = 0 ] || { echo "missing: ${packages[*]}; run make outside once as root" >&2; exit 1; }
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get -q update
+  apt-get -q -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${packages[@]}"
+fi
+
+if [ ! -f node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
   npm ci --no-audit --no-fund --silent
   touch node_modules/.package-lock.json
 fi

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func invoke(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, terminal{strings.NewReader(""), &out, &err})
+	return code, out.String(), err.String()
+}
+
+func TestHelpListsEveryCommandAndEachExplainsItself(t *testing.T) {
+	code, all, _ := invoke(t, "help")
+	if code != exitOK {
+		t.Fatalf("help: exit %d", code)
+	}
+	for _, c := range commands() {
+		if !strings.Contains(all, c.name) {
+			t.Errorf("help does not list %q", c.name)
+		}
+		for _, args := range [][]string{append(strings.Fields(c.name), "--help"), append([]string{"help"}, strings.Fields(c.name)...)} {
+			code, out, _ := invoke(t, args...)
+			if code != exitOK || !strings.Contains(out, "usage: keyd "+c.name) || !strings.Contains(out, c.brief) {
+				t.Errorf("keyd %s: exit %d, %q", strings.Join(args, " "), code, out)
+			}
+		}
+	}
+}
+
+func TestEveryCommandThatAsksTheDaemonPrintsJSONAndTakesASocket(t *testing.T) {
+	local := map[string]bool{"serve": true, "check": true, "version": true, "audit verify": true}
+	for _, c := range commands() {
+		_, out, _ := invoke(t, append([]string{"help"}, strings.Fields(c.name)...)...)
+		if c.name != "serve" && !strings.Contains(out, "--json") {
+			t.Errorf("keyd %s has no --json", c.name)
+		}
+		if !local[c.name] && !strings.Contains(out, "--socket") {
+			t.Errorf("keyd %s has no --socket", c.name)
+		}
+	}
+}
+
+func TestEveryCommandThatChangesAKeyHasADryRun(t *testing.T) {
+	for _, name := range []string{"create", "rotate", "confirm", "activate", "compromise", "destroy", "adopt"} {
+		if _, out, _ := invoke(t, "help", "keys", name); !strings.Contains(out, "--dry-run") {
+			t.Errorf("keyd keys %s has no --dry-run", name)
+		}
+	}
+}
+
+func TestWrongUsageSaysWhatIsWrong(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"key", "list"}, `no command "key list"`},
+		{[]string{"keys"}, `no command "keys"`},
+		{[]string{"keys", "show"}, "missing KEY|KID"},
+		{[]string{"keys", "list", "extra"}, "too many arguments"},
+		{[]string{"keys", "list", "--nope"}, "flag provided but not defined"},
+		{[]string{"decrypt"}, "missing PARTNER"},
+	} {
+		code, _, stderr := invoke(t, tc.args...)
+		if code != exitUsage || !strings.Contains(stderr, tc.want) {
+			t.Errorf("%v: exit %d, %q, want %q", tc.args, code, stderr, tc.want)
+		}
+	}
+}
+
+func TestADaemonThatIsNotThereGetsAHint(t *testing.T) {
+	for _, args := range [][]string{{"status"}, {"keys", "list"}, {"doctor"}, {"decrypt", "wise"}} {
+		code, _, stderr := invoke(t, append(args, "--socket", t.TempDir()+"/none.sock")...)
+		if code != exitFailed || !strings.Contains(stderr, "none.sock") {
+			t.Errorf("keyd %v: exit %d, %q", args, code, stderr)
+		}
+	}
+}
+
+func TestFlagsMayFollowArguments(t *testing.T) {
+	code, _, stderr := invoke(t, "keys", "destroy", "some-kid", "--dry-run", "--socket", t.TempDir()+"/x")
+	if code != exitFailed || !strings.Contains(stderr, "--reason is missing") {
+		t.Errorf("exit %d, %q", code, stderr)
+	}
+}

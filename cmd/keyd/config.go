@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"go.yaml.in/yaml/v3"
+
+	"keyd/internal/registry"
+)
+
+// config is the config file. Each field's comment is its manual;
+// packaging/keyd.yaml is the same as an example.
+type config struct {
+	// Instance names this keyd in key labels and in the audit log. Two daemons
+	// that share a token must not share it. Lower-case letters, digits, dashes.
+	Instance string `yaml:"instance"`
+	// StateDir holds the registry (keyd.db) and the audit log (audit.jsonl).
+	StateDir string                   `yaml:"state_dir"`
+	Listen   listenConfig             `yaml:"listen"`
+	Roles    rolesConfig              `yaml:"roles"`
+	Backends map[string]backendConfig `yaml:"backends"`
+	Partners map[string]partnerConfig `yaml:"partners"`
+	// Keys come to exist when the daemon starts.
+	Keys   map[string]keyConfig `yaml:"keys"`
+	Audit  auditConfig          `yaml:"audit"`
+	Limits limitsConfig         `yaml:"limits"`
+	Log    logConfig            `yaml:"log"`
+}
+
+type listenConfig struct {
+	// Client is the socket that payment backends use: encrypt and decrypt.
+	Client socketConfig `yaml:"client"`
+	// Admin is the socket that operators and auditors use.
+	Admin socketConfig `yaml:"admin"`
+	// Metrics is the loopback address of /metrics, /healthz and /readyz;
+	// "off" for none.
+	Metrics string `yaml:"metrics"`
+}
+
+type socketConfig struct {
+	Path string `yaml:"path"`
+	// Mode is octal; the group may be given the socket, the world may not
+	// unless the mode says so. Roles decide in any case.
+	Mode  string `yaml:"mode"`
+	Group string `yaml:"group"`
+}
+
+// rolesConfig maps the peer credentials of a socket to roles. Users and groups
+// are names or numbers.
+type rolesConfig struct {
+	Operator whoConfig      `yaml:"operator"`
+	Auditor  whoConfig      `yaml:"auditor"`
+	Clients  []clientConfig `yaml:"clients"`
+}
+
+type whoConfig struct {
+	Users  []string `yaml:"users"`
+	Groups []string `yaml:"groups"`
+}
+
+type clientConfig struct {
+	Partner   string `yaml:"partner"`
+	whoConfig `yaml:",inline"`
+}
+
+type backendConfig struct {
+	// Type is pkcs11.
+	Type string `yaml:"type"`
+	// Module is the vendor's PKCS#11 library.
+	Module string `yaml:"module"`
+	// TokenLabel or TokenSerial finds the token; slot numbers change, so they
+	// are not accepted.
+	TokenLabel  string `yaml:"token_label"`
+	TokenSerial string `yaml:"token_serial"`
+	// PIN is a reference: credential:NAME, file:/path or env:NAME.
+	PIN secretRef `yaml:"pin"`
+	// InitArgs is passed to C_Initialize as pReserved (NSS softoken needs it).
+	InitArgs string `yaml:"init_args"`
+	// Sessions is how many operations may be in the token at once.
+	Sessions int `yaml:"sessions"`
+	// SessionWait is how long a request waits for a session before it is told
+	// that the backend is busy.
+	SessionWait registry.Duration `yaml:"session_wait"`
+	// MinBoundary refuses to start if the token is found to work at a lower
+	// level: raw, unwrap or sealed.
+	MinBoundary string `yaml:"min_boundary"`
+}
+
+type partnerConfig struct {
+	// Type is wise.
+	Type string `yaml:"type"`
+	// URL is the partner's API, such as https://api.wise-sandbox.com.
+	URL          string    `yaml:"url"`
+	ClientID     string    `yaml:"client_id"`
+	ClientSecret secretRef `yaml:"client_secret"`
+	// ResponseKID says where a request names the key that the answer is to be
+	// sealed to: jose (the JOSE header's kid), header:NAME, or none.
+	ResponseKID string `yaml:"response_kid"`
+	// Encs are the content encryptions accepted in answers.
+	Encs []string `yaml:"encs"`
+	// SealEnc is the content encryption of requests.
+	SealEnc string `yaml:"seal_enc"`
+	// OnDuplicate says what a 409 to an upload we may have made before means:
+	// fail (an operator looks at it) or accept.
+	OnDuplicate string `yaml:"on_duplicate"`
+	// Proxy is an http, https or socks5 URL, or "environment"; empty is none.
+	Proxy string `yaml:"proxy"`
+	// Timeout bounds one call.
+	Timeout registry.Duration `yaml:"timeout"`
+	TLS     tlsConfig         `yaml:"tls"`
+}
+
+type tlsConfig struct {
+	// Cert and Key are PEM files of the client certificate, read again at each
+	// handshake so that a renewed one is picked up.
+	Cert string    `yaml:"cert"`
+	Key  secretRef `yaml:"key"`
+	// CA is a PEM file of the only authorities trusted; empty is the system's.
+	CA string `yaml:"ca"`
+}
+
+type keyConfig struct {
+	Partner   string `yaml:"partner"`
+	Backend   string `yaml:"backend"`
+	Algorithm string `yaml:"algorithm"`
+	Bits      int    `yaml:"bits"`
+	// Rotate is a five-field cron expression in UTC.
+	Rotate string `yaml:"rotate"`
+	// ValidFor bounds the validTill told to the partner: the only revocation
+	// Wise offers. At least one rotation interval plus DrainFor.
+	ValidFor registry.Duration `yaml:"valid_for"`
+	// DrainFor is how long a version still opens after its successor is active.
+	DrainFor registry.Duration `yaml:"drain_for"`
+	// SettleFor waits between the upload and the canary.
+	SettleFor registry.Duration `yaml:"settle_for"`
+	// Canary: open (the playground's answer must open), kid (and must name the
+	// new version), off.
+	Canary      string `yaml:"canary"`
+	MinBoundary string `yaml:"min_boundary"`
+}
+
+type auditConfig struct {
+	// Decrypts recorded in the audit log: all, failures or off.
+	Decrypts string `yaml:"decrypts"`
+}
+
+type limitsConfig struct {
+	// Envelope is the largest envelope opened, in bytes.
+	Envelope int `yaml:"envelope"`
+	// Plaintext is the largest plaintext sealed, in bytes.
+	Plaintext int `yaml:"plaintext"`
+}
+
+type logConfig struct {
+	// Level: debug, info, warn or error.
+	Level string `yaml:"level"`
+	// Format: json or text; empty is text on a terminal, json elsewhere.
+	Format string `yaml:"format"`
+}
+
+// loadConfig reads a config file strictly: an unknown key, a second document
+// or anything out of range is an error, and all of them are reported at once.
+func loadConfig(path string) (*config, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, hint(fmt.Errorf("reading the config: %w", err), "give the file with --config")
+	}
+	cfg := &config{}
+	dec := yaml.NewDecoder(bytes.NewReader(raw))
+	dec.KnownFields(true)
+	if err := dec.Decode(cfg); err != nil {
+		return nil, fmt.Errorf("reading the config %s: %w", path, err)
+	}
+	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("reading the config %s: more than one YAML document", path)
+	}
+	cfg.setDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("the config %s is not usable:\n%w", path, err)
+	}
+	return cfg, nil
+}

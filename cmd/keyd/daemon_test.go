@@ -1,0 +1,95 @@
+package main
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"keyd/client"
+)
+
+const testSecret = "s3cret-of-the-client"
+
+// testDaemon is keyd in a process of its own, on a fresh SoftHSM token.
+type testDaemon struct {
+	dir           string // token, state, keyd.yaml
+	client, admin string // its sockets
+}
+
+// startDaemon builds and runs keyd with the demo's config against wise, and
+// stops it when the test ends.
+func startDaemon(tb testing.TB, wise http.Handler) *testDaemon {
+	tb.Helper()
+	dir := tb.TempDir()
+	d := &testDaemon{dir: dir, client: filepath.Join(dir, "keyd.sock"), admin: filepath.Join(dir, "admin.sock")}
+	execute(tb, "../../softhsm/token.sh", filepath.Join(dir, "token"), "keyd")
+	tb.Setenv("SOFTHSM2_CONF", filepath.Join(dir, "token", "softhsm2.conf"))
+	partner := httptest.NewServer(wise)
+	tb.Cleanup(partner.Close)
+	raw, err := os.ReadFile("../../demo/keyd.yaml")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config := strings.NewReplacer("@SIM@", partner.URL, "@D@", dir, "@UID@", strconv.Itoa(os.Getuid())).Replace(string(raw))
+	if err := errors.Join(
+		os.Mkdir(filepath.Join(dir, "state"), 0o700),
+		os.WriteFile(filepath.Join(dir, "secret"), []byte(testSecret), 0o600),
+		os.WriteFile(filepath.Join(dir, "keyd.yaml"), []byte(config), 0o600),
+	); err != nil {
+		tb.Fatal(err)
+	}
+	bin := filepath.Join(dir, "keyd")
+	execute(tb, "go", "build", "-o", bin, ".")
+	daemon := exec.CommandContext(tb.Context(), bin, "serve", "--config", filepath.Join(dir, "keyd.yaml"))
+	daemon.Stderr = tb.Output()
+	daemon.Cancel = func() error { return daemon.Process.Signal(os.Interrupt) }
+	if err := daemon.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := daemon.Wait(); err != nil && tb.Context().Err() == nil {
+			tb.Errorf("the daemon ended: %v", err)
+		}
+	})
+	return d
+}
+
+// activeVersion waits for the key's first version to become active.
+func (d *testDaemon) activeVersion(tb testing.TB) client.Version {
+	tb.Helper()
+	admin := client.New(d.admin)
+	for range 600 {
+		key, err := admin.Key(tb.Context(), "wise-response")
+		for _, v := range versionsOf(key, err) {
+			if v.KID == key.ActiveKID {
+				return v
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	tb.Fatal("no active version")
+	return client.Version{}
+}
+
+func versionsOf(key *client.Key, err error) []client.Version {
+	if err != nil {
+		return nil // not serving yet
+	}
+	return key.Versions
+}
+
+func execute(tb testing.TB, name string, args ...string) string {
+	tb.Helper()
+	out, err := exec.CommandContext(tb.Context(), name, args...).Output()
+	if err != nil {
+		tb.Fatalf("%s %v: %v", name, args, err)
+	}
+	return string(out)
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"keyd/client"
+)
+
+func TestTimelineShowsThePastThePresentAndThePlan(t *testing.T) {
+	now := time.Date(2027, 3, 1, 0, 0, 0, 0, time.UTC)
+	ago := func(days int) time.Time { return now.AddDate(0, 0, -days) }
+	versions := []client.Version{
+		{KID: "old", Number: 1, State: "draining", Opens: true, ValidTill: now.AddDate(0, 0, 24), History: []client.Event{
+			{At: ago(24), To: "pending"}, {At: ago(23), To: "announced"}, {At: ago(22), To: "active"}, {At: ago(10), To: "draining"}}},
+		{KID: "new", Number: 2, State: "active", Opens: true, ValidTill: now.AddDate(0, 0, 12), History: []client.Event{
+			{At: ago(12), To: "pending"}, {At: ago(10), To: "active"}}},
+	}
+	var out strings.Builder
+	printTimeline(&out, versions, now)
+	lines := strings.Split(out.String(), "\n")
+	for i, want := range map[int]string{1: "1        old  draining  ·░█", 2: "2        new  active    "} {
+		if !strings.HasPrefix(lines[i], want) {
+			t.Errorf("line %d: got %q, want it to start %q", i, lines[i], want)
+		}
+	}
+	bars := []string{lines[1][strings.Index(lines[1], "·"):], lines[2]}
+	for i, counts := range []map[string]int{
+		{"░": 1, "█": 12, "▒": 10, "│": 1, "═": 23},
+		{"·": 2, "█": 10, "│": 1, "═": 11},
+	} {
+		for glyph, want := range counts {
+			if got := strings.Count(bars[i], glyph); got != want {
+				t.Errorf("version %d: %d × %s, want %d in %q", i+1, got, glyph, want, bars[i])
+			}
+		}
+	}
+}
+
+func TestTimelineOfAVersionMadeThisInstant(t *testing.T) {
+	now := time.Now()
+	var out strings.Builder
+	printTimeline(&out, []client.Version{{KID: "k", Number: 1, State: "pending", History: []client.Event{{At: now, To: "pending"}}}}, now)
+	if !strings.Contains(out.String(), "│") {
+		t.Errorf("no mark for the present in %q", out.String())
+	}
+}
+
+func TestWhenIsCoarseAndSaysWhichSide(t *testing.T) {
+	now := time.Now()
+	for d, want := range map[time.Duration]string{
+		30 * time.Second: "in 30s", -5 * time.Minute: "5m ago", 47 * time.Hour: "in 47h", 49 * time.Hour: "in 2d", -240 * time.Hour: "10d ago",
+	} {
+		if got := when(now.Add(d), now); got != want {
+			t.Errorf("%s: got %q, want %q", d, got, want)
+		}
+	}
+	if got := when(time.Time{}, now); got != "-" {
+		t.Errorf("no time: got %q", got)
+	}
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"keyd/client"
+)
+
+// simulator is the simulator's binary, built once for all scripts.
+var simulator string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "keyd-test-")
+	if err != nil {
+		panic(err)
+	}
+	simulator = filepath.Join(dir, "partnersim")
+	if os.Getenv("TESTSCRIPT_COMMAND") == "" && isTestRun() {
+		if out, err := exec.Command("go", "build", "-o", simulator, "keyd/cmd/partnersim").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building the simulator: %v\n%s", err, out)
+			os.Exit(1)
+		}
+	}
+	defer os.RemoveAll(dir)
+	testscript.Main(m, map[string]func(){"keyd": main})
+}
+
+// isTestRun tells the test binary from its copies that testscript runs as keyd.
+func isTestRun() bool { return filepath.Base(os.Args[0]) != "keyd" }
+
+// TestScripts runs the end-to-end scripts in testdata: the real commands, the
+// real daemon, a real SoftHSM token, and the simulator over the network.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata",
+		Setup: setupScript,
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"eventually": eventually,
+			"serving":    serving,
+			"config":     writeConfig,
+			"capture":    capture,
+		},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+	})
+}
+
+// setupScript gives each script a token and a config of its own.
+func setupScript(env *testscript.Env) error {
+	token := filepath.Join(env.WorkDir, "token")
+	script, err := filepath.Abs("../../softhsm/token.sh")
+	if err != nil {
+		return err
+	}
+	if out, err := exec.Command(script, token, "keyd").CombinedOutput(); err != nil {
+		return fmt.Errorf("making a token (make softhsm installs SoftHSM): %w\n%s", err, out)
+	}
+	env.Setenv("SOFTHSM2_CONF", filepath.Join(token, "softhsm2.conf"))
+	env.Setenv("MODULE", "/usr/lib/softhsm/libsofthsm2.so")
+	env.Setenv("KEYD_SOCKET", filepath.Join(env.WorkDir, "keyd.sock"))
+	env.Setenv("KEYD_ADMIN_SOCKET", filepath.Join(env.WorkDir, "admin.sock"))
+	env.Setenv("SIMBIN", simulator)
+	interop, err := filepath.Abs("../../interop")
+	if err != nil {
+		return err
+	}
+	env.Setenv("INTEROP", interop)
+	call, err := filepath.Abs("../../demo/wise-call.sh")
+	if err != nil {
+		return err
+	}
+	env.Setenv("CALL", call)
+	env.Setenv("UID", strconv.Itoa(os.Getuid()))
+	env.Setenv("HOME", env.WorkDir)
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "secret"), []byte("s3cret-of-the-client"), 0o600); err != nil {
+		return err
+	}
+	return os.Mkdir(filepath.Join(env.WorkDir, "state"), 0o700)
+}
+
+// writeConfig writes the standard config to FILE, with lines replaced:
+// config FILE [OLD=>NEW]...
+func writeConfig(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: config FILE [OLD=>NEW]...")
+	}
+	raw, err := os.ReadFile("../../demo/keyd.yaml")
+	ts.Check(err)
+	text := string(raw)
+	if addr, err := os.ReadFile(ts.MkAbs("sim.addr")); err == nil {
+		text = strings.ReplaceAll(text, "@SIM@", strings.TrimSpace(string(addr)))
+	}
+	text = strings.NewReplacer("@SIM@", "http://127.0.0.1:1", "@D@", ts.Getenv("WORK"), "@UID@", ts.Getenv("UID")).Replace(text)
+	for _, edit := range args[1:] {
+		from, to, ok := strings.Cut(edit, "=>")
+		if !ok || !strings.Contains(text, from) {
+			ts.Fatalf("config: nothing to replace for %q in\n%s", edit, text)
+		}
+		text = strings.ReplaceAll(text, from, strings.ReplaceAll(to, `\n`, "\n"))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// eventually runs a command until it succeeds: eventually SECONDS COMMAND...
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	seconds, err := strconv.Atoi(args[0])
+	if neg || err != nil {
+		ts.Fatalf("usage: eventually SECONDS COMMAND...")
+	}
+	deadline := time.Now().Add(time.Duration(seconds) * time.Second)
+	for {
+		err = ts.Exec(args[1], args[2:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %d s: %v", seconds, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// serving waits until the daemon answers on its admin socket.
+func serving(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 1 {
+		ts.Fatalf("usage: serving [SOCKET]")
+	}
+	socket := ts.Getenv("KEYD_ADMIN_SOCKET")
+	if len(args) == 1 {
+		socket = args[0]
+	}
+	c := client.New(socket)
+	for range 600 {
+		if _, err := c.VersionInfo(context.Background()); err == nil {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	ts.Fatalf("nothing serves on %s", socket)
+}
+
+// capture puts a command's trimmed output into a variable: capture VAR CMD...
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: capture VAR COMMAND...")
+	}
+	ts.Check(ts.Exec(args[1], args[2:]...))
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"keyd/client"
+)
+
+func statusCommand() command {
+	return command{name: "status", brief: "what is active, what is next, what is wrong", setup: statusSetup,
+		help: "Exits with 3 when there is a problem of severity error."}
+}
+
+func statusSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, t terminal, _ []string) error {
+		status, err := client.New(*socket).Status(ctx)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			err = printJSON(t.out, status)
+		} else {
+			printStatus(t.out, *status)
+		}
+		if err == nil && worst(status.Problems) == "error" {
+			err = exitError(exitProblem)
+		}
+		return err
+	}
+}
+
+func printStatus(w io.Writer, s client.Status) {
+	fmt.Fprintf(w, "keyd %s, instance %s, up since %s, %s\n", s.Version, s.Instance, stamp(s.StartedAt),
+		map[bool]string{true: "ready", false: "NOT READY"}[s.Ready])
+	fmt.Fprintf(w, "audit head %d %s\n\n", s.AuditHead.Seq, s.AuditHead.Hash)
+	rows := [][]string{{"BACKEND", "KIND", "BOUNDARY", "SESSIONS", "DEVICE", ""}}
+	for _, b := range s.Backends {
+		device := strings.TrimSpace(fmt.Sprintf("%s %s serial %s", b.Device["model"], b.Device["label"], b.Device["serial"]))
+		rows = append(rows, []string{b.Name, b.Kind, b.Boundary, fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), device, b.Error})
+	}
+	table(w, rows)
+	fmt.Fprintln(w)
+	printKeys(w, s.Keys, s.Now)
+	for _, k := range s.Keys {
+		fmt.Fprintf(w, "\n%s — next: %s, %s\n", k.Name, k.Next.Name, k.Next.Reason)
+		printTimeline(w, k.Versions, s.Now)
+	}
+	fmt.Fprintln(w)
+	printPartners(w, s.Partners, s.Now)
+	fmt.Fprintln(w)
+	printFindings(w, s.Problems, "no problems")
+}
+
+func printFindings(w io.Writer, findings []client.Finding, none string) {
+	if len(findings) == 0 {
+		fmt.Fprintln(w, none)
+	}
+	for _, f := range findings {
+		fmt.Fprintf(w, "%-7s %s: %s [%s]\n", f.Severity, f.Subject, f.Message, f.Code)
+		if f.Hint != "" {
+			fmt.Fprintf(w, "        → %s\n", f.Hint)
+		}
+	}
+}
+
+func worst(findings []client.Finding) string {
+	severity := ""
+	for _, f := range findings {
+		if f.Severity == "error" {
+			return "error"
+		}
+		severity = f.Severity
+	}
+	return severity
+}
+
+func doctorCommand() command {
+	return command{name: "doctor", brief: "check every invariant against the registry, the backends and the audit log", setup: doctorSetup,
+		help: "Looks for versions whose key material is missing or different, orphans in the\nbackend, histories off the transition table, and audit entries that are gone.\nChanges nothing. Exits with 3 when it finds an error."}
+}
+
+func doctorSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, t terminal, _ []string) error {
+		report, err := client.New(*socket).Doctor(ctx)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			err = printJSON(t.out, report)
+		} else {
+			for _, c := range report.Checked {
+				fmt.Fprintf(t.out, "looked at  %s\n", c)
+			}
+			printFindings(t.out, report.Findings, "all is well")
+		}
+		if err == nil && !report.OK {
+			err = exitError(exitProblem)
+		}
+		return err
+	}
+}
+
+func partnerCommands() []command {
+	return []command{
+		{name: "partners list", brief: "list the partners and their public keys", setup: partnersList},
+		{name: "partners show", args: "PARTNER", brief: "show a partner: its key, our active kid, the headers to send", setup: partnersShow},
+		{name: "partners refresh", args: "PARTNER", brief: "fetch the partner's public key afresh", setup: partnersRefresh,
+			help: "keyd stores a partner's key and fetches it again only when told to, or when a\ncaller says that an envelope was refused."},
+	}
+}
+
+func partnersList(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, t terminal, _ []string) error {
+		partners, err := client.New(*socket).Partners(ctx)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(t.out, partners)
+		}
+		printPartners(t.out, partners, time.Now())
+		return nil
+	}
+}
+
+func printPartners(w io.Writer, partners []client.Partner, now time.Time) {
+	rows := [][]string{{"PARTNER", "TYPE", "OUR KID", "THEIR KEY", "SEEN"}}
+	for _, p := range partners {
+		key, seen := "not fetched yet", ""
+		if p.Key != nil {
+			key = fmt.Sprintf("%s %s…", p.Key.Algorithm, p.Key.Fingerprint[:min(16, len(p.Key.Fingerprint))])
+			seen = when(p.Key.LastSeen, now)
+		}
+		rows = append(rows, []string{p.Name, p.Type, cmp.Or(p.ActiveKID, "none"), key, seen})
+	}
+	table(w, rows)
+}
+
+func partnersShow(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, t terminal, args []string) error {
+		p, err := client.New(*socket).Partner(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(t.out, p)
+		}
+		fmt.Fprintf(t.out, "partner   %s (%s)\nour kid   %s\naccepts   %s\n", p.Name, p.Type, cmp.Or(p.ActiveKID, "none"), strings.Join(p.Encs, ", "))
+		printHeaders(t.out, "headers to send with a sealed request", p.Headers)
+		printHeaders(t.out, "headers to send with a request that has no body", p.GetHeaders)
+		if p.Key != nil {
+			printPartnerKey(t.out, *p.Key)
+		}
+		return nil
+	}
+}
+
+func partnersRefresh(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
+	return func(ctx context.Context, t terminal, args []string) error {
+		key, err := client.New(*socket).RefreshPartner(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(t.out, key)
+		}
+		fmt.Fprintln(t.out, map[bool]string{true: "the partner's key CHANGED", false: "the partner's key is the same"}[key.Changed])
+		printPartnerKey(t.out, *key)
+		return nil
+	}
+}
+
+func printHeaders(w io.Writer, title string, headers map[string]string) {
+	fmt.Fprintln(w, title)
+	rows := [][]string{}
+	for _, name := range sortedKeys(headers) {
+		rows = append(rows, []string{"  " + name + ":", headers[name]})
+	}
+	table(w, rows)
+}
+
+func printPartnerKey(w io.Writer, k client.PartnerKey) {
+	fmt.Fprintf(w, "their key %s id %s version %d\n  sha256  %s\n  first seen %s, last seen %s\n%s",
+		k.Algorithm, cmp.Or(k.ID, "none"), k.Version, k.Fingerprint, stamp(k.FirstSeen), stamp(k.LastSeen), k.PublicPEM)
+}

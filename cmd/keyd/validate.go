@@ -1,0 +1,303 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/registry"
+	"keyd/internal/rotation"
+)
+
+const day = registry.Duration(24 * time.Hour)
+
+// setDefaults fills what may be left out.
+func (c *config) setDefaults() {
+	or(&c.Instance, "keyd")
+	or(&c.StateDir, "/var/lib/keyd")
+	or(&c.Listen.Client.Path, "/run/keyd/keyd.sock")
+	or(&c.Listen.Client.Mode, "0660")
+	or(&c.Listen.Admin.Path, "/run/keyd/admin.sock")
+	or(&c.Listen.Admin.Mode, "0660")
+	or(&c.Listen.Metrics, "127.0.0.1:9464")
+	or(&c.Audit.Decrypts, "all")
+	or(&c.Limits.Envelope, 1<<20)
+	or(&c.Limits.Plaintext, 512<<10)
+	or(&c.Log.Level, "info")
+	for name, b := range c.Backends {
+		or(&b.Sessions, 8)
+		or(&b.SessionWait, registry.Duration(2*time.Second))
+		c.Backends[name] = b
+	}
+	for name, p := range c.Partners {
+		or(&p.ResponseKID, "jose")
+		or(&p.SealEnc, "A256GCM")
+		or(&p.OnDuplicate, "fail")
+		or(&p.Timeout, registry.Duration(30*time.Second))
+		if len(p.Encs) == 0 {
+			p.Encs = []string{"A256GCM"}
+		}
+		c.Partners[name] = p
+	}
+	for name, k := range c.Keys {
+		or(&k.Algorithm, boundary.RSAOAEP256)
+		or(&k.Bits, 2048)
+		or(&k.ValidFor, 150*day)
+		or(&k.DrainFor, 30*day)
+		or(&k.Canary, "open")
+		c.Keys[name] = k
+	}
+}
+
+func or[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+var nameRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+
+// validate reports every problem of the config, each with its path.
+func (c *config) validate() error {
+	var p problems
+	p.name("instance", c.Instance)
+	if !filepath.IsAbs(c.StateDir) {
+		p.add("state_dir", "%q is not an absolute path", c.StateDir)
+	}
+	p.socket("listen.client", c.Listen.Client)
+	p.socket("listen.admin", c.Listen.Admin)
+	if c.Listen.Client.Path == c.Listen.Admin.Path {
+		p.add("listen", "client and admin share the socket %s", c.Listen.Client.Path)
+	}
+	p.loopback("listen.metrics", c.Listen.Metrics)
+	p.oneOf("audit.decrypts", c.Audit.Decrypts, "all", "failures", "off")
+	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	p.oneOf("log.format", c.Log.Format, "", "json", "text")
+	p.between("limits.envelope", c.Limits.Envelope, 1<<10, 64<<20)
+	p.between("limits.plaintext", c.Limits.Plaintext, 1<<10, 48<<20)
+	p.roles(c)
+	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
+		p.backend("backends."+name, name, c.Backends[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Partners)) {
+		p.partner("partners."+name, name, c.Partners[name])
+	}
+	owner := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.Keys)) {
+		p.key("keys."+name, name, c.Keys[name], c)
+		if other := owner[c.Keys[name].Partner]; other != "" {
+			p.add("keys."+name, "partner %s already has the key %s", c.Keys[name].Partner, other)
+		}
+		owner[c.Keys[name].Partner] = name
+	}
+	return errors.Join(p...)
+}
+
+// problems collects what is wrong with a config.
+type problems []error
+
+func (p *problems) add(path, format string, args ...any) {
+	*p = append(*p, fmt.Errorf("  %s: %s", path, fmt.Sprintf(format, args...)))
+}
+
+func (p *problems) check(path string, err error) {
+	if err != nil {
+		p.add(path, "%v", err)
+	}
+}
+
+func (p *problems) name(path, name string) {
+	if !nameRE.MatchString(name) {
+		p.add(path, "%q: want lower-case letters, digits and dashes, a letter first, at most 63", name)
+	}
+}
+
+func (p *problems) oneOf(path, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		p.add(path, "%q: want one of %s", value, strings.Join(allowed, ", "))
+	}
+}
+
+func (p *problems) between(path string, value, low, high int) {
+	if value < low || value > high {
+		p.add(path, "%d: want %d to %d", value, low, high)
+	}
+}
+
+func (p *problems) socket(path string, s socketConfig) {
+	// sun_path holds 108 bytes with its terminator (unix(7)).
+	if !filepath.IsAbs(s.Path) || len(s.Path) > 107 {
+		p.add(path+".path", "%q: want an absolute path of at most 107 bytes", s.Path)
+	}
+	if mode, err := strconv.ParseUint(s.Mode, 8, 32); err != nil || mode > 0o777 {
+		p.add(path+".mode", "%q: want an octal mode such as \"0660\"", s.Mode)
+	}
+	if s.Group != "" {
+		_, err := groupID(s.Group)
+		p.check(path+".group", err)
+	}
+}
+
+func (p *problems) loopback(path, addr string) {
+	if addr == "off" {
+		return
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+		p.add(path, "%q: want a loopback address such as 127.0.0.1:9464, or off", addr)
+	}
+}
+
+func (p *problems) roles(c *config) {
+	p.who("roles.operator", c.Roles.Operator)
+	p.who("roles.auditor", c.Roles.Auditor)
+	for i, client := range c.Roles.Clients {
+		path := fmt.Sprintf("roles.clients[%d]", i)
+		if _, ok := c.Partners[client.Partner]; !ok && client.Partner != "*" {
+			p.add(path+".partner", "no partner %q is configured", client.Partner)
+		}
+		p.who(path, client.whoConfig)
+	}
+}
+
+func (p *problems) who(path string, who whoConfig) {
+	for _, name := range who.Users {
+		_, err := userID(name)
+		p.check(path+".users", err)
+	}
+	for _, name := range who.Groups {
+		_, err := groupID(name)
+		p.check(path+".groups", err)
+	}
+}
+
+func (p *problems) backend(path, name string, b backendConfig) {
+	p.name(path, name)
+	p.oneOf(path+".type", b.Type, "pkcs11")
+	if info, err := os.Stat(b.Module); err != nil {
+		p.add(path+".module", "%v", err)
+	} else if !info.Mode().IsRegular() {
+		p.add(path+".module", "%s is not a file", b.Module)
+	}
+	if (b.TokenLabel == "") == (b.TokenSerial == "") {
+		p.add(path, "give either token_label or token_serial")
+	}
+	p.check(path+".pin", b.PIN.check())
+	p.between(path+".sessions", b.Sessions, 1, 1024)
+	if b.SessionWait < 0 {
+		p.add(path+".session_wait", "must not be negative")
+	}
+	p.level(path+".min_boundary", b.MinBoundary)
+}
+
+func (p *problems) level(path, level string) {
+	if level != "" {
+		_, err := boundary.ParseLevel(level)
+		p.check(path, err)
+	}
+}
+
+func (p *problems) partner(path, name string, c partnerConfig) {
+	p.name(path, name)
+	p.oneOf(path+".type", c.Type, "wise")
+	u, err := url.Parse(c.URL)
+	switch {
+	case err != nil || u.Host == "" || u.RawQuery != "" || u.User != nil:
+		p.add(path+".url", "%q: want https://host", c.URL)
+	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopbackHost(u.Hostname())):
+		p.add(path+".url", "%q: plain http is for a loopback address only", c.URL)
+	}
+	if c.ClientID == "" {
+		p.add(path+".client_id", "is missing")
+	}
+	p.check(path+".client_secret", c.ClientSecret.check())
+	if _, err := parseResponseKID(c.ResponseKID); err != nil {
+		p.check(path+".response_kid", err)
+	}
+	for _, enc := range append(slices.Clone(c.Encs), c.SealEnc) {
+		if _, ok := boundary.CEKLen(enc); !ok {
+			p.add(path+".encs", "%q is not a content encryption keyd knows", enc)
+		}
+	}
+	p.oneOf(path+".on_duplicate", c.OnDuplicate, "fail", "accept")
+	if c.Timeout < registry.Duration(time.Second) || c.Timeout > registry.Duration(5*time.Minute) {
+		p.add(path+".timeout", "%s: want 1s to 5m", c.Timeout)
+	}
+	p.tls(path+".tls", c.TLS)
+}
+
+func (p *problems) tls(path string, c tlsConfig) {
+	if (c.Cert == "") != (c.Key == "") {
+		p.add(path, "give both cert and key, or neither")
+		return
+	}
+	if c.Cert != "" {
+		_, err := c.certificate()
+		p.check(path, err)
+	}
+	if c.CA != "" {
+		_, err := c.authorities()
+		p.check(path+".ca", err)
+	}
+}
+
+func (p *problems) key(path, name string, k keyConfig, c *config) {
+	p.name(path, name)
+	if _, ok := c.Partners[k.Partner]; !ok {
+		p.add(path+".partner", "no partner %q is configured", k.Partner)
+	}
+	if _, ok := c.Backends[k.Backend]; !ok {
+		p.add(path+".backend", "no backend %q is configured", k.Backend)
+	}
+	p.oneOf(path+".algorithm", k.Algorithm, boundary.RSAOAEP256)
+	if k.Bits != 2048 && k.Bits != 3072 && k.Bits != 4096 {
+		p.add(path+".bits", "%d: want 2048, 3072 or 4096", k.Bits)
+	}
+	p.level(path+".min_boundary", k.MinBoundary)
+	p.check(path, rotation.ValidatePolicy(k.policy()))
+}
+
+func (k keyConfig) policy() registry.Policy {
+	return registry.Policy{Rotate: k.Rotate, ValidFor: k.ValidFor, DrainFor: k.DrainFor,
+		SettleFor: k.SettleFor, Canary: k.Canary, MinBoundary: k.MinBoundary}
+}
+
+func isLoopbackHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// userID and groupID take a name or a number.
+func userID(name string) (int, error) {
+	if id, err := strconv.Atoi(name); err == nil && id >= 0 {
+		return id, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(u.Uid)
+}
+
+func groupID(name string) (int, error) {
+	if id, err := strconv.Atoi(name); err == nil && id >= 0 {
+		return id, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(g.Gid)
+}

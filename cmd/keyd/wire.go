@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"keyd/internal/api"
+	"keyd/internal/audit"
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+	"keyd/internal/partner"
+	"keyd/internal/registry"
+	"keyd/internal/rotation"
+)
+
+// keyd is the daemon with all its parts, in the order in which they are made.
+// Wiring is the only place that knows every concrete type.
+type keyd struct {
+	cfg      *config
+	log      *slog.Logger
+	metrics  *api.Metrics
+	audit    *audit.Log
+	registry *registry.Registry
+	tokens   map[string]*hsm.Token
+	wises    map[string]*partner.Wise
+	opener   *api.Opener
+	engine   *rotation.Engine
+	server   *api.Server
+}
+
+const registryFile = "keyd.db"
+
+// wire makes every part. What was made is closed again when a later part fails.
+func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err error) {
+	d := &keyd{cfg: cfg, log: log, metrics: api.NewMetrics(), tokens: map[string]*hsm.Token{}, wises: map[string]*partner.Wise{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	for _, make := range []func(context.Context) error{
+		d.makeState, d.makeTokens, d.makePartners, d.makeOpener, d.makeEngine, d.makeServer,
+	} {
+		if err := make(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// makeState opens the audit log first: nothing is done that it cannot record.
+func (d *keyd) makeState(context.Context) (err error) {
+	if d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit")}); err != nil {
+		return err
+	}
+	d.registry, err = registry.Open(d.state(registryFile), registry.Options{})
+	return err
+}
+
+func (d *keyd) makeTokens(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(d.cfg.Backends)) {
+		b := d.cfg.Backends[name]
+		token, err := hsm.Open(ctx, hsm.Config{
+			Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
+			PIN: b.PIN.read, PINGuardPath: d.state("pin-refused-" + name), Reserved: b.InitArgs,
+			Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), MinBoundary: boundary.Level(b.MinBoundary),
+			Logger: d.part("hsm").With("backend", name), Observe: d.metrics.Token(name),
+		})
+		if err != nil {
+			return fmt.Errorf("backend %s: %w", name, err)
+		}
+		d.tokens[name] = token
+	}
+	return nil
+}
+
+func (d *keyd) makePartners(context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(d.cfg.Partners)) {
+		observe := func(op string, status int, took time.Duration, err error) {
+			d.metrics.ObservePartnerCall(name, op, status, took, err)
+		}
+		wise, err := newWise(name, d.cfg.Partners[name], d.part("partner").With("partner", name), observe)
+		if err != nil {
+			return fmt.Errorf("partner %s: %w", name, err)
+		}
+		d.wises[name] = wise
+	}
+	return nil
+}
+
+func (d *keyd) makeOpener(context.Context) (err error) {
+	openers := map[string]api.Backend{}
+	for name, token := range d.tokens {
+		openers[name] = token
+	}
+	d.opener, err = api.NewOpener(api.OpenerConfig{
+		Registry: d.registry, Audit: d.audit, Backends: openers, Partners: d.partnerFacts(),
+		Decrypts: d.cfg.Audit.Decrypts, MaxEnvelope: d.cfg.Limits.Envelope, Meters: d.metrics, Logger: d.part("open"),
+	})
+	return err
+}
+
+// partnerFacts is what the API knows of the partners.
+func (d *keyd) partnerFacts() []api.Partner {
+	var facts []api.Partner
+	for _, name := range slices.Sorted(maps.Keys(d.wises)) {
+		c, wise := d.cfg.Partners[name], d.wises[name]
+		facts = append(facts, api.Partner{Name: name, Type: c.Type, Encs: c.Encs, SealEnc: c.SealEnc,
+			KIDInJOSE: wise.NamesKIDInJOSE(), Headers: wise.Headers, GetHeaders: wise.GetHeaders})
+	}
+	return facts
+}
+
+func (d *keyd) makeEngine(ctx context.Context) (err error) {
+	backends, partners := map[string]rotation.Backend{}, map[string]rotation.Partner{}
+	for name, token := range d.tokens {
+		backends[name] = token
+	}
+	for name, wise := range d.wises {
+		partners[name] = rotation.Partner{Announcer: wise, KeySource: wise,
+			Canary: canary{partner: name, wise: wise, opener: d.opener}, Withdraw: wiseWithdraws}
+	}
+	d.engine, err = rotation.New(rotation.Config{
+		Instance: d.cfg.Instance, Registry: d.registry, Audit: d.audit, Logger: d.part("rotation"),
+		Backends: backends, Partners: partners,
+		AuditTail: func(context.Context) ([]audit.Entry, error) { return audit.Unsettled(d.state(auditFile)) },
+	})
+	if err != nil {
+		return fmt.Errorf("making the rotation engine: %w", err)
+	}
+	return d.engine.EnsureKeys(ctx, d.cfg.registryKeys())
+}
+
+// registryKeys are the keys that the config names.
+func (c *config) registryKeys() []registry.Key {
+	var keys []registry.Key
+	for _, name := range slices.Sorted(maps.Keys(c.Keys)) {
+		k := c.Keys[name]
+		keys = append(keys, registry.Key{Name: name, Partner: k.Partner, Backend: k.Backend,
+			Algorithm: k.Algorithm, Bits: k.Bits, Policy: k.policy()})
+	}
+	return keys
+}
+
+func (d *keyd) makeServer(context.Context) error {
+	client, err1 := d.cfg.Listen.Client.socket()
+	admin, err2 := d.cfg.Listen.Admin.socket()
+	rules, err3 := d.cfg.Roles.rules()
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return err
+	}
+	metrics := d.cfg.Listen.Metrics
+	if metrics == "off" {
+		metrics = ""
+	}
+	var err error
+	d.server, err = api.New(api.Config{
+		Instance: d.cfg.Instance, Version: buildVersion(), Client: client, Admin: admin, Metrics: metrics, Rules: rules,
+		Registry: d.registry, Engine: d.engine, Opener: d.opener, Audit: d.audit, AuditPath: d.state(auditFile),
+		MaxPlaintext: int64(d.cfg.Limits.Plaintext), Meters: d.metrics, Logger: d.part("api"),
+	})
+	return err
+}
+
+func (s socketConfig) socket() (api.Socket, error) {
+	mode, err := strconv.ParseUint(s.Mode, 8, 32)
+	if err != nil {
+		return api.Socket{}, err
+	}
+	gid := 0
+	if s.Group != "" {
+		if gid, err = groupID(s.Group); err != nil {
+			return api.Socket{}, err
+		}
+	}
+	return api.Socket{Path: s.Path, Mode: fs.FileMode(mode), GID: gid}, nil
+}
+
+// rules turns the names of the config into numbers.
+func (c rolesConfig) rules() ([]api.Rule, error) {
+	var rules []api.Rule
+	var problems []error
+	add := func(role api.Role, partner string, who whoConfig) {
+		rule := api.Rule{Role: role, Partner: partner}
+		for _, name := range who.Users {
+			id, err := userID(name)
+			rule.UIDs, problems = append(rule.UIDs, id), append(problems, err)
+		}
+		for _, name := range who.Groups {
+			id, err := groupID(name)
+			rule.GIDs, problems = append(rule.GIDs, id), append(problems, err)
+		}
+		rules = append(rules, rule)
+	}
+	add(api.RoleOperator, "", c.Operator)
+	add(api.RoleAuditor, "", c.Auditor)
+	for _, client := range c.Clients {
+		add(api.RoleClient, client.Partner, client.whoConfig)
+	}
+	return rules, errors.Join(problems...)
+}
+
+func (d *keyd) state(file string) string { return filepath.Join(d.cfg.StateDir, file) }
+
+func (d *keyd) part(name string) *slog.Logger { return d.log.With("part", name) }
+
+// close closes what was made, the last part first.
+func (d *keyd) close() error {
+	var errs []error
+	for _, token := range d.tokens {
+		errs = append(errs, token.Close())
+	}
+	if d.registry != nil {
+		errs = append(errs, d.registry.Close())
+	}
+	if d.audit != nil {
+		errs = append(errs, d.audit.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// wiseWithdraws is what a person does at Wise, which has no call for it.
+const wiseWithdraws = "Wise has no call for it: revoke the key in the Developer Hub (Authentication, JOSE), or have your implementation manager do so"
+
+// startError marks the failures that the next start would only repeat: systemd
+// is told by the exit code not to try again.
+func startError(err error) error {
+	for _, lasting := range []struct {
+		err  error
+		hint string
+	}{
+		{hsm.ErrPINLocked, "have the token's security officer reset the PIN"}, // before ErrPINRefused, which it is too
+		{hsm.ErrPINRefused, "put the right PIN where the config's pin points; a changed PIN is tried again"},
+		{boundary.ErrUnsupported, "use a token that can do it; min_boundary in the config is the level it must reach"},
+		{registry.ErrNewerSchema, "install the newer keyd; nothing was changed"},
+		{registry.ErrCorrupt, "restore keyd.db from a backup, then run keyd doctor"},
+		{audit.ErrBroken, "keep the file and find out what happened; keyd audit verify --file tells where it is broken"},
+	} {
+		if errors.Is(err, lasting.err) {
+			return &hintError{error: err, hint: lasting.hint, code: exitConfig}
+		}
+	}
+	return err
+}
