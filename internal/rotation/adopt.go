@@ -77,7 +77,7 @@ func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (r
 		return none, fmt.Errorf("%w: version %s has that private key", registry.ErrExists, other)
 	}
 	pub, ok := found.Public.(*rsa.PublicKey)
-	if !ok || !slices.Contains(rsaSizes, pub.N.BitLen()) {
+	if !ok || pub == nil || pub.N == nil || !slices.Contains(rsaSizes, pub.N.BitLen()) {
 		return none, fmt.Errorf("%w: want an RSA key of %v bits whose public half is in the backend", ErrInvalid, rsaSizes)
 	}
 	der, err1 := x509.MarshalPKIXPublicKey(pub)

@@ -45,18 +45,19 @@ func (e *Engine) Check(ctx context.Context) []Finding {
 	for _, v := range e.reg.Check() {
 		found = append(found, Finding{Failure, v.Code, orDefault(v.KID, v.Key), v.Message, "the registry was changed by something else than keyd; restore a backup"})
 	}
-	known := map[string]registry.Version{} // by kid
-	// The head first: entries appended meanwhile then cannot look cut off.
-	head := e.cfg.Audit.Head().Seq
+	var versions []registry.Version
 	for _, key := range e.reg.Keys() {
-		for _, v := range e.reg.Versions(key.Name) {
-			known[v.KID] = v
-			found = append(found, traced(v, head)...)
-			found = append(found, e.material(ctx, v)...)
-		}
+		versions = append(versions, e.reg.Versions(key.Name)...)
+	}
+	head := e.cfg.Audit.Head().Seq // after the histories, or it might lag behind them
+	destroyed := map[string]bool{}
+	for _, v := range versions {
+		found = append(found, traced(v, head)...)
+		found = append(found, e.material(ctx, v)...)
+		destroyed[v.KID] = v.State == registry.Destroyed
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Backends)) {
-		found = append(found, e.orphans(ctx, name, known)...)
+		found = append(found, e.orphans(ctx, name, destroyed)...)
 	}
 	return append(found, e.levels(ctx)...)
 }
@@ -87,6 +88,9 @@ func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
 	if err == nil {
 		err = matches(ctx, b, v.Handle, v.Public)
 	}
+	if latest, gone := e.reg.Version(v.KID); err != nil && gone == nil && !latest.State.Held() {
+		return nil // it was closed meanwhile
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, boundary.ErrNoKey):
@@ -106,8 +110,10 @@ func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
 	return found
 }
 
-// orphans looks for what a backend holds and should not.
-func (e *Engine) orphans(ctx context.Context, name string, known map[string]registry.Version) []Finding {
+// orphans looks for what a backend holds and should not. destroyed are the
+// versions that were so before it is asked; whether a key is known at all is
+// looked up after.
+func (e *Engine) orphans(ctx context.Context, name string, destroyed map[string]bool) []Finding {
 	all, err := e.cfg.Backends[name].List(ctx)
 	if err != nil {
 		return []Finding{{Warning, "backend_unchecked", name, "its keys could not be listed: " + err.Error(), "run doctor again when the backend works"}}
@@ -117,13 +123,13 @@ func (e *Engine) orphans(ctx context.Context, name string, known map[string]regi
 		if !f.Managed {
 			continue
 		}
-		v, ok := known[f.KID]
+		v, err := e.reg.Version(f.KID)
 		switch {
-		case !ok || v.Backend != name || v.Handle != "" && v.Handle != f.Handle:
+		case err != nil || v.Backend != name || v.Handle != "" && v.Handle != f.Handle:
 			found = append(found, Finding{Failure, "orphan", orDefault(f.KID, f.Handle),
 				fmt.Sprintf("a private key stands in %s as %s, under the name of keyd %q, and the registry knows nothing of it", name, f.Label, e.cfg.Instance),
 				"two daemons with one instance name, or a registry restored from before; look at it before deleting it by hand"})
-		case v.State == registry.Destroyed:
+		case destroyed[v.KID]:
 			found = append(found, Finding{Failure, "undead", v.KID, "it is destroyed, and " + name + " still holds its private key",
 				"the token was restored from a backup; delete the key by hand"})
 		}

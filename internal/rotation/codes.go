@@ -51,6 +51,7 @@ var codes = []struct {
 	{ErrNoPartnerKey, "no_partner_key"},
 	{ErrBoundary, "boundary"},
 	{ErrSelfTest, "self_test"},
+	{errPanic, "panic"},
 	{boundary.ErrNoKey, "no_key"},
 	{boundary.ErrAmbiguous, "ambiguous"},
 	{boundary.ErrBusy, "busy"},

@@ -166,7 +166,7 @@ func ended(w *world) {
 		w.t.Errorf("the token holds %d keys for %d versions", len(keys), len(held))
 	}
 	intents := map[string]int{}
-	for _, e := range w.trail.entries {
+	for _, e := range w.trail.all() {
 		switch e.Phase {
 		case "intent":
 			intents[e.Op]++

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 
 	"github.com/google/uuid"
 
@@ -20,7 +21,7 @@ func (e *Engine) journal(ctx context.Context, entry audit.Entry, act func(seq ui
 	if err != nil {
 		return fmt.Errorf("recording the intent of %s, which was not begun: %w: %w", entry.Action, ErrAudit, err)
 	}
-	failure := act(head.Seq)
+	failure := e.safely(func() error { return act(head.Seq) })
 	entry.Phase, entry.Result = audit.PhaseOutcome, audit.ResultOK
 	if failure != nil {
 		entry.Result, entry.Code = audit.ResultFailed, codeOf(failure)
@@ -31,6 +32,18 @@ func (e *Engine) journal(ctx context.Context, entry audit.Entry, act func(seq ui
 		return errors.Join(failure, fmt.Errorf("recording the outcome of %s: %w: %w", entry.Action, ErrAudit, err))
 	}
 	return failure
+}
+
+// safely makes a panic, in a driver or in our own code, an error of the one
+// operation that met it: the daemon goes on opening envelopes.
+func (e *Engine) safely(act func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			e.log.Error("panic", "value", fmt.Sprint(r), "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: %v", errPanic, r)
+		}
+	}()
+	return act()
 }
 
 // refuse records that an operation was asked for and not begun.

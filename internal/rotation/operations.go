@@ -67,10 +67,7 @@ func (e *Engine) usable(key registry.Key) error {
 
 // fits reports why a key cannot be worked with under this config.
 func (e *Engine) fits(key registry.Key) error {
-	if _, ok := e.cfg.Partners[key.Partner]; !ok {
-		return fmt.Errorf("partner %q: %w", key.Partner, ErrNoPartner)
-	}
-	if _, err := e.backend(key.Backend); err != nil {
+	if err := e.configuredFor(key); err != nil {
 		return err
 	}
 	if key.Algorithm != boundary.RSAOAEP256 {
@@ -99,7 +96,7 @@ func (e *Engine) Rotate(ctx context.Context, actor audit.Actor, name string, dry
 	if v := survey(key, versions, Facts{}).inFlight; v != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("rotating %s: %w: version %s is %s", name, registry.ErrInFlight, v.KID, v.State))
 	}
-	if _, err := e.backend(key.Backend); err != nil {
+	if err := e.configuredFor(key); err != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("rotating %s: %w", name, err))
 	}
 	var kid string

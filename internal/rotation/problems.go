@@ -9,6 +9,9 @@ import (
 	"keyd/internal/registry"
 )
 
+// manyTries is when a step that fails stops being a mere hiccup.
+const manyTries = 5
+
 // recent is how long a change of a partner's key stays worth a look.
 const recent = 7 * 24 * time.Hour
 
@@ -23,15 +26,10 @@ func (e *Engine) Problems() []Finding {
 		if h, ok := e.holdOf(key.Name); ok {
 			found = append(found, Finding{Failure, "stalled", key.Name, fmt.Sprintf("the last step failed: %s; next try %s", h.last, day(h.until)), ""})
 		}
-		found = append(found, validity(at, key, versions)...)
-		for _, s := range plan(at, key, versions, e.facts(key.Partner)) {
-			if s.Name == StepConfirm {
-				found = append(found, Finding{Warning, "confirm", s.KID, fmt.Sprintf("the public key of key %s must be handed to %s", key.Name, key.Partner),
-					"keyd keys show --public " + s.KID + ", then keyd keys confirm " + s.KID})
-			}
-		}
+		w := survey(key, versions, e.facts(key.Partner))
+		found = append(found, w.validity(at)...)
 		for _, v := range versions {
-			found = append(found, trouble(v)...)
+			found = append(found, w.trouble(at, v)...)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Partners)) {
@@ -68,32 +66,40 @@ func (e *Engine) configured(key registry.Key) []Finding {
 }
 
 // validity looks at how long the active version may still be used.
-func validity(at time.Time, key registry.Key, versions []registry.Version) []Finding {
-	active := survey(key, versions, Facts{}).active
-	switch {
-	case active == nil:
-		return []Finding{{Failure, "no_active", key.Name, "it has no active version: requests cannot name one", "keyd keys show " + key.Name + " says what it waits for"}}
-	case !at.Before(active.ValidTill):
-		return []Finding{{Failure, "expired", active.KID, fmt.Sprintf("the active version of %s was valid till %s", key.Name, day(active.ValidTill)), "its successor is late: see the other findings"}}
-	case !at.Before(active.ValidTill.Add(-time.Duration(key.Policy.DrainFor) / 2)):
-		return []Finding{{Warning, "expires", active.KID, fmt.Sprintf("the active version of %s is valid till %s only", key.Name, day(active.ValidTill)), "its successor is late: see the other findings"}}
+func (w world) validity(at time.Time) []Finding {
+	if w.active == nil {
+		return []Finding{{Failure, "no_active", w.key.Name, "it has no active version: requests cannot name one", "keyd keys show " + w.key.Name + " says what it waits for"}}
+	}
+	if !at.Before(w.active.ValidTill) {
+		return []Finding{{Failure, "expired", w.active.KID, fmt.Sprintf("the active version of %s was valid till %s", w.key.Name, day(w.active.ValidTill)), "its successor is late: see the other findings"}}
+	}
+	if !at.Before(w.active.ValidTill.Add(-time.Duration(w.key.Policy.DrainFor) / 2)) {
+		return []Finding{{Warning, "expires", w.active.KID, fmt.Sprintf("the active version of %s is valid till %s only", w.key.Name, day(w.active.ValidTill)), "its successor is late: see the other findings"}}
 	}
 	return nil
 }
 
-// trouble reports a version that does not get on.
-func trouble(v registry.Version) []Finding {
+// trouble reports a version that waits for a person or does not get on.
+func (w world) trouble(at time.Time, v registry.Version) []Finding {
 	var found []Finding
-	if v.Retry.Tries > 0 && !v.State.Final() {
+	step := w.next(at, v)
+	if step.Name == StepConfirm {
+		found = append(found, Finding{Warning, "confirm", v.KID, fmt.Sprintf("the public key of %s must be handed to %s", w.key.Name, w.key.Partner),
+			"keyd keys show --public " + v.KID + ", then keyd keys confirm " + v.KID})
+	}
+	if v.Retry.Tries > 0 && v.Retry.Step == step.Name {
 		severity := Warning
-		if v.Retry.Tries >= 5 {
+		if v.Retry.Tries >= manyTries {
 			severity = Failure
 		}
 		found = append(found, Finding{severity, "retrying", v.KID,
 			fmt.Sprintf("%s failed %d times: %s; next try %s", v.Retry.Step, v.Retry.Tries, v.Retry.Last, day(v.Retry.Next)), ""})
 	}
-	if v.State == registry.Announced && !now().Before(v.ValidTill) {
-		found = append(found, Finding{Failure, "never_active", v.KID, "its validTill passed before it could become active", "if it stays so, compromise it: a new version is then made"})
+	if v.State == registry.Announced && step.Name == StepNone {
+		found = append(found, Finding{Failure, "never_active", v.KID, step.Reason, "keyd keys compromise " + v.KID})
+	}
+	if v.State == registry.Draining && step.Name == StepNone {
+		found = append(found, Finding{Warning, "last_open", v.KID, "it is kept past its drain: " + step.Reason, "see why there is no other"})
 	}
 	return found
 }

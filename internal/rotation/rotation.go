@@ -48,6 +48,8 @@ var (
 	ErrBoundary = errors.New("the boundary level is below the policy's floor")
 	// ErrSelfTest: the private key in the backend does not do what it should.
 	ErrSelfTest = errors.New("the key pair failed its self-test")
+
+	errPanic = errors.New("panic")
 )
 
 // Auditor is the audit log as the engine uses it. Append returns when the

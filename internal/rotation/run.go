@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -123,13 +122,7 @@ func (e *Engine) Reconcile(ctx context.Context) {
 
 // pass takes every step of a key that can be taken now, and returns when the
 // key is to be looked at again.
-func (e *Engine) pass(ctx context.Context, name string) (again time.Time) {
-	defer func() {
-		if r := recover(); r != nil {
-			e.log.ErrorContext(ctx, "panic while planning", "key", name, "panic", fmt.Sprint(r))
-			again = now().Add(e.cfg.Retry.Max)
-		}
-	}()
+func (e *Engine) pass(ctx context.Context, name string) time.Time {
 	unlock, err := e.lock(ctx, name)
 	if err != nil {
 		return now()
@@ -145,7 +138,7 @@ func (e *Engine) pass(ctx context.Context, name string) (again time.Time) {
 		if step.Name == StepNone || ctx.Err() != nil {
 			return at
 		}
-		if err := e.take(ctx, key, step); err != nil {
+		if err := e.safely(func() error { return e.take(ctx, key, step) }); err != nil {
 			e.failed(ctx, key, step, err)
 			continue
 		}

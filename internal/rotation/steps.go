@@ -25,14 +25,8 @@ const (
 	deletionPoll = 6 * time.Hour
 )
 
-// take takes one step. A panic in a driver or in the step itself is an error
-// of that step: the daemon goes on opening envelopes.
-func (e *Engine) take(ctx context.Context, key registry.Key, s Step) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic in step %s: %v", s.Name, r)
-		}
-	}()
+// take takes one step.
+func (e *Engine) take(ctx context.Context, key registry.Key, s Step) error {
 	if s.Name == StepIntent {
 		_, err := e.begin(ctx, audit.System, key, s.Reason)
 		return err
@@ -67,9 +61,21 @@ func entry(action string, actor audit.Actor, key registry.Key, kid, reason strin
 	return withDetail(audit.Entry{Action: action, Actor: actor, Key: key.Name, KID: kid, Partner: key.Partner}, "reason", reason)
 }
 
+// configuredFor reports whether a key's partner and backend are there.
+func (e *Engine) configuredFor(key registry.Key) error {
+	if _, ok := e.cfg.Partners[key.Partner]; !ok {
+		return fmt.Errorf("partner %q: %w", key.Partner, ErrNoPartner)
+	}
+	_, err := e.backend(key.Backend)
+	return err
+}
+
 // begin chooses a kid and the dates and writes them down, before anything else
 // happens under that name.
 func (e *Engine) begin(ctx context.Context, actor audit.Actor, key registry.Key, reason string) (registry.Version, error) {
+	if err := e.configuredFor(key); err != nil {
+		return registry.Version{}, err
+	}
 	at := now()
 	due, err := NextDue(key.Policy, at)
 	if err != nil {
@@ -287,7 +293,7 @@ func specOf(v registry.Version) boundary.Spec {
 // publicDER is the recorded form of a public key of the size asked for.
 func publicDER(public any, bits int) ([]byte, error) {
 	key, ok := public.(*rsa.PublicKey)
-	if !ok {
+	if !ok || key == nil || key.N == nil {
 		return nil, fmt.Errorf("got a %T, want an RSA public key", public)
 	}
 	if key.N.BitLen() != bits {

@@ -113,7 +113,7 @@ func fetchFrom(ctx context.Context, partner string, source KeySource) (registry.
 		return registry.PartnerKey{}, fmt.Errorf("fetching the public key of %s: %w", partner, err)
 	}
 	pub, ok := public.(*rsa.PublicKey)
-	if !ok || pub.N == nil || pub.N.BitLen() < minPartnerBits {
+	if !ok || pub == nil || pub.N == nil || pub.N.BitLen() < minPartnerBits {
 		return registry.PartnerKey{}, fmt.Errorf("fetching the public key of %s: %w: want an RSA key of at least %d bits", partner, ErrInvalid, minPartnerBits)
 	}
 	der, err := x509.MarshalPKIXPublicKey(pub)
