@@ -17,11 +17,9 @@ import (
 // NO_PROXY from the environment. Otherwise the environment is ignored.
 const ProxyEnvironment = "environment"
 
-// clientCert is called for each TLS handshake that asks for a certificate.
-type clientCert = func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-
-// newTransport makes the transport for one partner.
-func newTransport(proxy string, cert clientCert, roots *x509.CertPool) (*http.Transport, error) {
+// newTransport makes the transport for one partner. cert is called for each
+// TLS handshake that asks for a certificate.
+func newTransport(proxy string, cert func(*tls.CertificateRequestInfo) (*tls.Certificate, error), roots *x509.CertPool) (*http.Transport, error) {
 	through, err := proxyFunc(proxy)
 	if err != nil {
 		return nil, err

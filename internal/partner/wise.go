@@ -2,6 +2,7 @@ package partner
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ type WiseConfig struct {
 	// ClientCert returns the TLS client certificate (required on Wise's mTLS
 	// hosts). It is called for every handshake, so a renewed certificate needs
 	// no restart. Nil is none.
-	ClientCert clientCert
+	ClientCert func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// RootCAs are the authorities trusted for Wise's certificate; nil is the
 	// system's.
 	RootCAs *x509.CertPool
