@@ -70,27 +70,32 @@ func printVersion(w io.Writer, v client.Version, now time.Time) {
 }
 
 func printChange(w io.Writer, c client.Change) {
-	verb := "done"
+	verb := "accepted; the daemon takes these steps"
 	if c.DryRun {
-		verb = "dry run, nothing was changed; this would be done"
+		verb = "dry run, nothing was changed; these steps would be taken"
 	}
 	fmt.Fprintf(w, "%s (key %s%s):\n", verb, c.Key, map[bool]string{true: "", false: ", kid " + c.KID}[c.KID == ""])
 	for _, s := range c.Steps {
-		fmt.Fprintf(w, "  %-10s %s\n", s.Name, s.Reason)
+		reason := s.Reason
+		if !s.At.IsZero() {
+			reason += ", not before " + stamp(s.At)
+		}
+		fmt.Fprintf(w, "  %-10s %s\n", s.Name, reason)
 	}
 	for _, task := range c.ByHand {
 		fmt.Fprintf(w, "  BY HAND    %s\n", task)
 	}
 }
 
-// glyphs draw a version's states on the timeline; one column per part of the
-// span shown.
+// glyphs draw a version's states on the timeline.
 var glyphs = map[string]rune{"pending": '·', "announced": '░', "active": '█', "draining": '▒', "compromised": '!', "destroying": '-', "destroyed": ' '}
 
-const columns = 48
+// The past and the future have scales of their own: what has happened in
+// minutes and what is planned for months are both to be seen.
+const pastColumns, futureColumns = 32, 16
 
-// printTimeline draws each version's life as a bar, the past left of the
-// present, and what is planned (drain deadline, validTill) right of it.
+// printTimeline draws each version's life as a bar: what has been left of the
+// present, how long the partner may still use it right of it.
 func printTimeline(w io.Writer, versions []client.Version, now time.Time) {
 	if len(versions) == 0 {
 		fmt.Fprintln(w, "no versions yet")
@@ -99,22 +104,24 @@ func printTimeline(w io.Writer, versions []client.Version, now time.Time) {
 	start, end := now, now
 	for _, v := range versions {
 		start = earlier(start, v.History[0].At)
-		end = later(end, later(v.DrainUntil, v.ValidTill))
-	}
-	span := max(end.Sub(start), time.Second)
-	rows := [][]string{{"VERSION", "KID", "STATE", "LIFE (" + stamp(start) + " to " + stamp(end) + ")"}}
-	at := func(i int) time.Time { return start.Add(span * time.Duration(i) / columns) }
-	today := int(now.Sub(start) * columns / span)
-	for _, v := range versions {
-		bar := make([]rune, columns+1)
-		for i := range bar {
-			bar[i] = glyphAt(v, at(i), now)
+		if v.Opens {
+			end = later(end, later(v.DrainUntil, v.ValidTill))
 		}
-		bar[min(today, columns)] = '│'
-		rows = append(rows, []string{fmt.Sprint(v.Number), v.KID, v.State, string(bar)})
+	}
+	rows := [][]string{{"VERSION", "KID", "STATE", fmt.Sprintf("%-*s│ %s", pastColumns, start.UTC().Format(time.DateTime), end.UTC().Format(time.DateTime))}}
+	for _, v := range versions {
+		bar := make([]rune, 0, pastColumns+1+futureColumns)
+		for i := range pastColumns {
+			bar = append(bar, glyphAt(v, start.Add(now.Sub(start)*time.Duration(i+1)/pastColumns), now))
+		}
+		bar = append(bar, '│')
+		for i := range futureColumns {
+			bar = append(bar, glyphAt(v, now.Add(end.Sub(now)*time.Duration(i+1)/futureColumns), now))
+		}
+		rows = append(rows, []string{fmt.Sprint(v.Number), v.KID, v.State, strings.TrimRight(string(bar), " ")})
 	}
 	table(w, rows)
-	fmt.Fprintln(w, "  │ now   ░ announced   █ active   ▒ draining   ! compromised   ═ valid at the partner until validTill")
+	fmt.Fprintln(w, "  · pending   ░ announced   █ active   ▒ draining   ! compromised   - destroying   │ now   ═ the partner may still use it")
 }
 
 func glyphAt(v client.Version, at, now time.Time) rune {
@@ -128,7 +135,7 @@ func glyphAt(v client.Version, at, now time.Time) rune {
 		}
 		return glyphs[v.History[i].To]
 	}
-	if v.Opens && at.Before(later(v.DrainUntil, v.ValidTill)) {
+	if v.Opens && !at.After(later(v.DrainUntil, v.ValidTill)) {
 		return '═'
 	}
 	return ' '

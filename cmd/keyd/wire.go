@@ -56,12 +56,13 @@ func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err erro
 	return d, nil
 }
 
-// makeState opens the audit log first: nothing is done that it cannot record.
+// makeState opens the registry first: its lock keeps a second daemon away from
+// everything else.
 func (d *keyd) makeState(context.Context) (err error) {
-	if d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit")}); err != nil {
+	if d.registry, err = registry.Open(d.state(registryFile), registry.Options{}); err != nil {
 		return err
 	}
-	d.registry, err = registry.Open(d.state(registryFile), registry.Options{})
+	d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit")})
 	return err
 }
 
@@ -72,7 +73,7 @@ func (d *keyd) makeTokens(ctx context.Context) error {
 			Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
 			PIN: b.PIN.read, PINGuardPath: d.state("pin-refused-" + name), Reserved: b.InitArgs,
 			Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), MinBoundary: boundary.Level(b.MinBoundary),
-			Logger: d.part("hsm").With("backend", name), Observe: d.metrics.Token(name),
+			Logger: d.part("hsm"), Observe: d.metrics.Token(name),
 		})
 		if err != nil {
 			return fmt.Errorf("backend %s: %w", name, err)
@@ -87,7 +88,7 @@ func (d *keyd) makePartners(context.Context) error {
 		observe := func(op string, status int, took time.Duration, err error) {
 			d.metrics.ObservePartnerCall(name, op, status, took, err)
 		}
-		wise, err := newWise(name, d.cfg.Partners[name], d.part("partner").With("partner", name), observe)
+		wise, err := newWise(name, d.cfg.Partners[name], d.part("partner"), observe)
 		if err != nil {
 			return fmt.Errorf("partner %s: %w", name, err)
 		}
