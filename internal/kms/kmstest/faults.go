@@ -81,7 +81,7 @@ func (s *Server) faulty(ctx context.Context, name string, do func() (any, error)
 		}
 	}
 	answer, err := do()
-	if lost := fault.answer(); lost != nil && err == nil {
+	if lost := fault.answer(); lost != nil {
 		return nil, lost
 	}
 	return answer, err

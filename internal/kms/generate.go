@@ -1,0 +1,246 @@
+package kms
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"keyd/internal/boundary"
+)
+
+// specs are the RSA keys KMS makes, by size.
+var specs = map[int]types.KeySpec{2048: types.KeySpecRsa2048, 3072: types.KeySpecRsa3072, 4096: types.KeySpecRsa4096}
+
+// canonical is a UUID in its one usual form.
+var canonical = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// Generate makes the key pair that spec names, or adopts the one that an
+// earlier run made and could not tell of.
+func (b *Backend) Generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
+	g, err := b.generate(ctx, spec)
+	if err != nil {
+		return boundary.Generated{}, fmt.Errorf("generating a key: %w", err)
+	}
+	return g, nil
+}
+
+func (b *Backend) generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
+	none := boundary.Generated{}
+	if spec.Algorithm != boundary.RSAOAEP256 || specs[spec.Bits] == "" {
+		return none, fmt.Errorf("%d bits for %.32q: %w", spec.Bits, spec.Algorithm, boundary.ErrUnsupported)
+	}
+	if !canonical.MatchString(spec.KID) || spec.Key == "" || len(spec.Key) > 256 {
+		return none, fmt.Errorf("key %.300q, kid %.64q: want a name of at most 256 bytes and a UUID in lower case", spec.Key, spec.KID)
+	}
+	key, at, err := b.own(ctx, spec.KID)
+	if err != nil {
+		return none, err
+	}
+	if key == nil {
+		if key, err = b.create(ctx, spec); err != nil {
+			return none, err
+		}
+	}
+	if key.KeySpec != specs[spec.Bits] {
+		return none, fmt.Errorf("%s was made for %s as a key of %s, and %d bits are asked for", *key.Arn, spec.KID, key.KeySpec, spec.Bits)
+	}
+	if at != named {
+		if err := b.name(ctx, spec.KID, *key.Arn, at == taken); err != nil {
+			return none, err
+		}
+	}
+	public, _, err := b.public(ctx, *key.Arn)
+	if err != nil {
+		return none, err
+	}
+	if public.N.BitLen() != spec.Bits {
+		return none, fmt.Errorf("%s has a modulus of %d bits, want %d", *key.Arn, public.N.BitLen(), spec.Bits)
+	}
+	return boundary.Generated{Handle: *key.Arn, Public: public, Evidence: b.evidence(key)}, nil
+}
+
+// standing is how the alias of a kid stands to the kid's key.
+type standing int
+
+const (
+	free  standing = iota // nobody has it
+	taken                 // it names a key that is being deleted
+	named                 // it names the kid's key
+)
+
+// own finds the key that was made for a kid: by its alias, else by what this
+// process remembers, else by its tags. None is no error.
+func (b *Backend) own(ctx context.Context, kid string) (*types.KeyMetadata, standing, error) {
+	key, at, err := b.byAlias(ctx, kid)
+	if err != nil || at == named {
+		return key, at, err
+	}
+	arns, err := b.unnamed(ctx, kid)
+	if err != nil {
+		return nil, free, err
+	}
+	for _, arn := range arns {
+		key, err := b.describe(ctx, arn)
+		if err == nil && !leaving(key.KeyState) {
+			return key, at, nil
+		}
+		if err != nil && !errors.Is(err, boundary.ErrNoKey) {
+			return nil, free, err
+		}
+	}
+	return nil, at, nil
+}
+
+// byAlias finds the kid's key by its alias. The alias alone is no proof:
+// anybody who may make aliases can put one on a key of their own.
+func (b *Backend) byAlias(ctx context.Context, kid string) (*types.KeyMetadata, standing, error) {
+	key, err := b.describe(ctx, b.prefix+kid)
+	switch {
+	case errors.Is(err, boundary.ErrNoKey):
+		return nil, free, nil
+	case err != nil:
+		return nil, free, err
+	case leaving(key.KeyState):
+		return nil, taken, nil
+	}
+	tags, err := b.tags(ctx, *key.KeyId)
+	if err != nil {
+		return nil, free, err
+	}
+	if tags[tagInstance] != b.cfg.Instance || tags[tagKID] != kid {
+		return nil, free, fmt.Errorf("%w: the alias %s%s names %s", errNotOurs, b.prefix, kid, *key.Arn)
+	}
+	return key, named, nil
+}
+
+// errNotOurs: an alias of ours names a key without our tags.
+var errNotOurs = errors.New("the key does not carry keyd's tags")
+
+// unnamed finds the keys that were made for a kid and not named, because a
+// crash came between.
+func (b *Backend) unnamed(ctx context.Context, kid string) ([]string, error) {
+	all, err := b.aliases(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	strays, err := b.strays(ctx, all)
+	if err != nil {
+		return nil, err
+	}
+	var arns []string
+	for _, s := range strays {
+		if s.kid == kid {
+			arns = append(arns, s.arn)
+		}
+	}
+	// AWS takes a while to show new keys and tags to everybody, so what this
+	// process made itself it remembers.
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if arn := b.made[kid]; arn != "" && !slices.Contains(arns, arn) {
+		arns = append(arns, arn)
+	}
+	return arns, nil
+}
+
+// create makes a key. It is asked for once: the SDK would repeat a request
+// whose answer was lost, and each repetition is one more key. The next run
+// finds by its tags what was made after all.
+func (b *Backend) create(ctx context.Context, spec boundary.Spec) (*types.KeyMetadata, error) {
+	tags := maps.Clone(b.cfg.Tags)
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	tags[tagInstance], tags[tagKey], tags[tagKID] = b.cfg.Instance, spec.Key, spec.KID
+	in := &kms.CreateKeyInput{KeySpec: specs[spec.Bits], KeyUsage: types.KeyUsageTypeEncryptDecrypt, Origin: types.OriginTypeAwsKms,
+		Description: aws.String("keyd/" + b.cfg.Instance + "/" + spec.Key + "/" + spec.KID)}
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		in.Tags = append(in.Tags, types.Tag{TagKey: aws.String(name), TagValue: aws.String(tags[name])})
+	}
+	if b.cfg.Policy != "" {
+		in.Policy = &b.cfg.Policy
+	}
+	if b.cfg.MultiRegion {
+		in.MultiRegion = aws.Bool(true)
+	}
+	out, err := call(ctx, b, changing, "CreateKey", b.client.CreateKey, in, func(o *kms.Options) { o.Retryer = aws.NopRetryer{} })
+	if err != nil {
+		return nil, err
+	}
+	key := out.KeyMetadata
+	if key == nil || key.Arn == nil || key.KeyId == nil || b.checkHandle(*key.Arn) != nil {
+		return nil, fmt.Errorf("CreateKey: %w: the answer names no key of this Region", ErrUnreachable)
+	}
+	b.noteAccount(*key.Arn)
+	b.mu.Lock()
+	b.made[spec.KID] = *key.Arn
+	b.mu.Unlock()
+	return key, nil
+}
+
+// name gives a key the alias of its kid, or moves it there from a key that is
+// being deleted.
+func (b *Backend) name(ctx context.Context, kid, arn string, move bool) error {
+	alias := b.prefix + kid
+	if move {
+		_, err := call(ctx, b, changing, "UpdateAlias", b.client.UpdateAlias, &kms.UpdateAliasInput{AliasName: &alias, TargetKeyId: &arn})
+		return err
+	}
+	_, err := call(ctx, b, changing, "CreateAlias", b.client.CreateAlias, &kms.CreateAliasInput{AliasName: &alias, TargetKeyId: &arn})
+	if _, exists := errors.AsType[*types.AlreadyExistsException](err); !exists {
+		return err
+	}
+	// The SDK repeated a request whose answer was lost, or somebody was faster.
+	key, second := b.describe(ctx, alias)
+	if second != nil {
+		return second
+	}
+	if *key.Arn != arn {
+		return fmt.Errorf("naming %s: %w", arn, err)
+	}
+	return nil
+}
+
+// Discard schedules the deletion of every key that carries the kid's tags.
+func (b *Backend) Discard(ctx context.Context, spec boundary.Spec) error {
+	if !canonical.MatchString(spec.KID) {
+		return nil // no key was ever made under it
+	}
+	if err := b.discard(ctx, spec.KID); err != nil {
+		return fmt.Errorf("discarding %s: %w", spec.KID, err)
+	}
+	return nil
+}
+
+func (b *Backend) discard(ctx context.Context, kid string) error {
+	key, _, err := b.byAlias(ctx, kid)
+	if errors.Is(err, errNotOurs) {
+		b.cfg.Logger.WarnContext(ctx, "an alias of keyd names a key that keyd did not make; the key is left alone",
+			"backend", b.cfg.Name, "kid", kid, "err", err)
+	} else if err != nil {
+		return err
+	}
+	arns, err := b.unnamed(ctx, kid)
+	if err != nil {
+		return err
+	}
+	if key != nil && !slices.Contains(arns, *key.Arn) {
+		arns = append(arns, *key.Arn)
+	}
+	for _, arn := range arns {
+		if err := b.schedule(ctx, arn); err != nil {
+			return err
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.made, kid)
+	return nil
+}

@@ -1,0 +1,282 @@
+package kms_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/kms"
+	"keyd/internal/kms/kmstest"
+	"keyd/internal/rotation/backendtest"
+)
+
+func TestWhatKMSRefusesHasANameOfItsOwn(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code string
+		want []error
+	}{
+		"throttled":        {"ThrottlingException", []error{boundary.ErrBusy}},
+		"denied":           {"AccessDeniedException", []error{kms.ErrDenied, boundary.ErrUnavailable}},
+		"expired":          {"ExpiredTokenException", []error{kms.ErrDenied, boundary.ErrUnavailable}},
+		"disabled":         {"DisabledException", []error{kms.ErrDisabled, boundary.ErrUnavailable}},
+		"gone":             {"NotFoundException", []error{boundary.ErrNoKey}},
+		"of another use":   {"InvalidKeyUsageException", []error{kms.ErrUsage, boundary.ErrUnsupported}},
+		"down":             {"KMSInternalException", []error{boundary.ErrUnavailable}},
+		"away for a while": {"KMSInvalidStateException", []error{boundary.ErrUnavailable}},
+		"cut off":          {"", []error{kms.ErrUnreachable, boundary.ErrUnavailable}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := kmstest.New(kmstest.Options{})
+				b := open(t, s)
+				g := generate(t, b, spec())
+				env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
+				s.Inject(kmstest.Fault{Op: "Decrypt", Code: tt.code, Drop: tt.code == "", Times: 3})
+				_, err := b.Open(t.Context(), g.Handle, env)
+				for _, want := range tt.want {
+					if !errors.Is(err, want) {
+						t.Errorf("Open: %v, want %v", err, want)
+					}
+				}
+				if errors.Is(err, boundary.ErrOpen) {
+					t.Errorf("Open: %v: that is no fault of the envelope", err)
+				}
+				after, says := errors.AsType[interface {
+					error
+					RetryAfter() time.Duration
+				}](err)
+				if busy := errors.Is(err, boundary.ErrBusy); says != busy || says && after.RetryAfter() <= 0 {
+					t.Errorf("Open: %v says when to come back: %t, want %t", err, says, busy)
+				}
+				s.Heal()
+				if _, err := b.Open(t.Context(), g.Handle, env); err != nil {
+					t.Errorf("healed: %v", err)
+				}
+			})
+		})
+	}
+}
+
+// Whatever the sender got wrong about the content key, the work done and the
+// error are those of a forged tag.
+func TestABadContentKeyGoesOnToTheTag(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	b := open(t, s)
+	g := generate(t, b, spec())
+	for name, change := range map[string]func(*boundary.Envelope){
+		"forged tag":         func(e *boundary.Envelope) { e.Tag[0] ^= 1 },
+		"broken content key": func(e *boundary.Envelope) { e.EncryptedKey[9] ^= 1 },
+	} {
+		before := s.Calls("Decrypt")
+		env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
+		change(env)
+		if _, err := b.Open(t.Context(), g.Handle, env); err != boundary.ErrOpen { //nolint:errorlint // the bare one
+			t.Errorf("%s: Open: %v, want the bare boundary.ErrOpen", name, err)
+		}
+		if n := s.Calls("Decrypt") - before; n != 1 {
+			t.Errorf("%s: KMS was asked %d times, want once", name, n)
+		}
+	}
+}
+
+func TestAnOperatorsDisabledKeyIsNotGone(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	b, sp := open(t, s), spec()
+	g := generate(t, b, sp)
+	request(t, s, "DisableKey", map[string]any{"KeyId": g.Handle})
+	if _, err := b.Public(t.Context(), g.Handle); !errors.Is(err, kms.ErrDisabled) {
+		t.Errorf("Public: %v, want ErrDisabled", err)
+	}
+	if all, err := b.List(t.Context()); err != nil || len(all) != 1 || all[0].Public != nil || all[0].KID != sp.KID {
+		t.Errorf("List = %+v, %v, want the key without its public half", all, err)
+	}
+	if gone, err := b.Destroy(t.Context(), g.Handle); gone || err != nil || alive(s) != 0 {
+		t.Errorf("Destroy = %t, %v, want it scheduled", gone, err)
+	}
+}
+
+func TestABudgetRefusesAtOnceWhatWouldWaitTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kmstest.New(kmstest.Options{})
+		b := open(t, s, func(c *kms.Config) { c.Budget.Decrypt = 4 })
+		g := generate(t, b, spec())
+		env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
+		start := time.Now()
+		for range 3 { // at 0, 250 and 500 ms
+			if _, err := b.Open(t.Context(), g.Handle, env); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(start); took != 500*time.Millisecond {
+			t.Errorf("three took %s, want 500ms", took)
+		}
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		busy := 0
+		for range 10 {
+			wg.Go(func() {
+				_, err := b.Open(t.Context(), g.Handle, env)
+				mu.Lock()
+				defer mu.Unlock()
+				if errors.Is(err, boundary.ErrBusy) {
+					busy++
+				} else if err != nil {
+					t.Errorf("Open: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		if busy != 8 {
+			t.Errorf("%d of 10 were refused, want 8", busy)
+		}
+		short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		before := s.Calls("Decrypt")
+		if _, err := b.Open(short, g.Handle, env); !errors.Is(err, boundary.ErrBusy) || s.Calls("Decrypt") != before {
+			t.Errorf("a caller in a hurry: %v, want boundary.ErrBusy and no request", err)
+		}
+	})
+}
+
+func TestNoMoreCallsAreUnderWayThanConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kmstest.New(kmstest.Options{})
+		b := open(t, s, func(c *kms.Config) { c.Concurrency = 1 })
+		g := generate(t, b, spec())
+		env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
+		s.Inject(kmstest.Fault{Op: "Decrypt", Delay: 5 * time.Second})
+		done := make(chan error)
+		go func() {
+			_, err := b.Open(t.Context(), g.Handle, env)
+			done <- err
+		}()
+		synctest.Wait()
+		if h := b.Health(t.Context()); h.InUse != 1 || h.Sessions != 1 {
+			t.Errorf("Health = %+v, want the one slot in use", h)
+		}
+		if _, err := b.Open(t.Context(), g.Handle, env); !errors.Is(err, boundary.ErrBusy) {
+			t.Errorf("Open: %v, want boundary.ErrBusy", err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("the slow one: %v", err)
+		}
+	})
+}
+
+func TestACallEndsAtItsTimeoutAndAtItsCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kmstest.New(kmstest.Options{})
+		b := open(t, s, func(c *kms.Config) { c.Timeout = 2 * time.Second })
+		s.Inject(kmstest.Fault{Delay: time.Hour, Times: 9})
+		start := time.Now()
+		if _, err := b.List(t.Context()); !errors.Is(err, kms.ErrUnreachable) || time.Since(start) != 2*time.Second {
+			t.Errorf("List: %v after %s, want ErrUnreachable after 2s", err, time.Since(start))
+		}
+		short, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := b.List(short); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, kms.ErrUnreachable) {
+			t.Errorf("List: %v, want the caller's deadline", err)
+		}
+	})
+}
+
+func TestHealthAsksKMSOnlyWhenNothingElseDid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kmstest.New(kmstest.Options{})
+		b := open(t, s, func(c *kms.Config) { c.FIPS = true })
+		generate(t, b, spec())
+		before := s.Calls("ListAliases")
+		if h := b.Health(t.Context()); h.Err != "" || h.Kind != "kms" || h.Device["account"] == "" || h.Device["fips"] != "true" {
+			t.Errorf("Health = %+v", h)
+		}
+		if s.Calls("ListAliases") != before {
+			t.Error("KMS was asked although it had just answered")
+		}
+		time.Sleep(time.Minute)
+		s.Deny("ListAliases")
+		if h := b.Health(t.Context()); !strings.Contains(h.Err, "ListAliases") || !strings.Contains(h.Err, "AccessDeniedException") {
+			t.Errorf("Health = %+v, want what is denied", h)
+		}
+		s.Heal()
+		if h := b.Health(t.Context()); h.Err != "" || s.Calls("ListAliases") != before+2 {
+			t.Errorf("Health = %+v, want it well and asked anew", h)
+		}
+	})
+}
+
+func TestEveryCallIsObservedAndNoSecretIsLogged(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	var lines bytes.Buffer
+	seen := map[string]int{}
+	b := open(t, s, func(c *kms.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		c.Observe = func(op string, wait, inside time.Duration, err error) {
+			if wait < 0 || inside < 0 || err != nil && op != "DescribeKey" {
+				t.Errorf("%s: %s, %s, %v", op, wait, inside, err)
+			}
+			seen[op]++
+		}
+	})
+	g := generate(t, b, spec())
+	secret := "the plaintext"
+	if _, err := b.Open(t.Context(), g.Handle, backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte(secret), nil)); err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range []string{"CreateKey", "CreateAlias", "GetPublicKey", "Decrypt"} {
+		if seen[op] != 1 {
+			t.Errorf("%s was observed %d times, want once", op, seen[op])
+		}
+	}
+	if strings.Contains(lines.String(), secret) {
+		t.Error("the plaintext is in the log")
+	}
+}
+
+func TestOpenChecksItsConfigWhole(t *testing.T) {
+	_, err := kms.Open(t.Context(), kms.Config{Endpoint: "http://kms.example", FIPS: true, DeletionWindowDays: 3, Policy: "{", Timeout: -1,
+		Concurrency: -1, Tags: map[string]string{"keyd:kid": "x", "": "y"}, Budget: kms.Budget{Decrypt: -1}})
+	for _, want := range []string{"no name", "instance", "region", "https://", "FIPS", "deletion window", "key policy", "timeout", "concurrency",
+		"reserved", "too long", "budget", "no logger"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not speak of %q", err, want)
+		}
+	}
+	for endpoint, ok := range map[string]bool{"https://vpce-1.kms.eu-central-1.vpce.amazonaws.com": true, "http://127.0.0.1:4566": true, "http://[::1]:1/": true,
+		"http://localhost:1": false, "https://u:p@h": false, "https://h/path": false, "h": false, "\x00": false, "ftp://127.0.0.1": false} {
+		cfg := config(t, kmstest.New(kmstest.Options{}))
+		cfg.Endpoint = endpoint
+		if _, err := kms.Open(t.Context(), cfg); (err == nil) != ok {
+			t.Errorf("endpoint %q: %v, want it accepted: %t", endpoint, err, ok)
+		}
+	}
+	cfg := config(t, kmstest.New(kmstest.Options{}))
+	cfg.Profile = "none"
+	if _, err := kms.Open(t.Context(), cfg); err == nil {
+		t.Error("a profile that is not there was accepted")
+	}
+}
+
+func TestMissingCredentialsAreSaidToBe(t *testing.T) {
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+		t.Setenv(name, "")
+	}
+	b, err := kms.Open(t.Context(), kms.Config{Name: "aws", Instance: "test", Region: "us-east-1", Timeout: 5 * time.Second,
+		Endpoint: "http://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.List(t.Context()); !errors.Is(err, kms.ErrDenied) {
+		t.Errorf("List: %v, want ErrDenied", err)
+	}
+	if os.Getenv("AWS_EC2_METADATA_DISABLED") == "" {
+		t.Error("the test may have asked a real metadata service")
+	}
+}
