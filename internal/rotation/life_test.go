@@ -2,15 +2,12 @@ package rotation_test
 
 import (
 	"context"
-	"crypto/rsa"
 	"errors"
-	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"keyd/internal/audit"
 	"keyd/internal/boundary"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
@@ -110,85 +107,7 @@ func TestMissedRotationsAreMadeUpForOnce(t *testing.T) {
 }
 
 // tooMany is how a partner says 429.
-type tooMany struct{ after time.Duration }
-
-func (tooMany) Error() string               { return "429 Too Many Requests" }
-func (e tooMany) RetryAfter() time.Duration { return e.after }
-
-func TestRetryAfterIsHonoured(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		var tries []time.Time
-		w.partner.down = func() error {
-			if tries = append(tries, time.Now()); len(tries) < 4 {
-				return fmt.Errorf("uploading: %w", tooMany{3 * time.Hour})
-			}
-			return nil
-		}
-		w.create(weekly())
-		w.pass(aDay)
-		if len(tries) != 4 {
-			w.t.Fatalf("%d tries in a day, want 4", len(tries))
-		}
-		for i := range tries[1:] {
-			if waited := tries[i+1].Sub(tries[i]); waited < 3*time.Hour || waited > 4*time.Hour {
-				w.t.Errorf("try %d came %s after the one before, asked for were 3h", i+2, waited)
-			}
-		}
-	})
-}
-
-func TestRetryAfterIsNotObeyedForEver(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		calls := 0
-		w.partner.down = func() error {
-			if calls++; calls == 1 {
-				return tooMany{1000 * time.Hour}
-			}
-			return nil
-		}
-		w.create(weekly())
-		w.pass(25 * time.Hour)
-		w.the(registry.Active)
-	})
-}
-
-func TestAPartnerThatIsDownForDays(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		w.create(weekly())
-		first := w.the(registry.Active)
-		calls := 0
-		w.partner.set(func(p *partner) {
-			p.down = func() error { calls++; return errors.New("no route to host") }
-		})
-		w.pass(5 * aDay) // one Monday
-		w.opensAll()
-		stuck := w.the(registry.Announced)
-		if w.the(registry.Active).KID != first.KID {
-			w.t.Errorf("a version that the partner does not have is active: %s", w.describe())
-		}
-		if calls < 20 || calls > 400 {
-			w.t.Errorf("%d tries in three days, want them spread out", calls)
-		}
-		if f := finding(w.engine.Problems(), "retrying"); f.Subject != stuck.KID || f.Severity != rotation.Failure {
-			w.t.Errorf("Problems say %+v of it", f)
-		}
-		before := stuck.Retry.Tries
-		w.restart()
-		w.pass(0)
-		if got := w.the(registry.Announced).Retry.Tries; got < before {
-			w.t.Errorf("%d tries after a restart, %d before", got, before)
-		}
-		w.partner.set(func(p *partner) { p.down = nil })
-		w.pass(2 * time.Hour)
-		if w.the(registry.Active).KID != stuck.KID || w.partner.known()[stuck.KID].times != 1 {
-			w.t.Errorf("not the same version went on: %s", w.describe())
-		}
-		if f := finding(w.engine.Problems(), "retrying"); f.Code != "" {
-			w.t.Errorf("Problems still say %+v", f)
-		}
-	})
-}
-
+func (tooMany) Error() string { return "429 Too Many Requests" }
 func TestAVersionThatCouldNotBecomeActiveInTimeIsReplaced(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.create(weekly())
@@ -231,7 +150,7 @@ func TestAnOldVersionOpensUntilItsValidTillAndNoLonger(t *testing.T) {
 		w.create(weekly())
 		old := w.the(registry.Active)
 		w.pass(2*aDay + 4*time.Hour) // Monday; it drains until Wednesday, and is valid till the 11th
-		w.pass(old.ValidTill.Sub(time.Now()) - time.Second)
+		w.pass(time.Until(old.ValidTill) - time.Second)
 		if v, _ := w.reg.Version(old.KID); v.State != registry.Draining || !v.DrainUntil.Before(time.Now()) {
 			w.t.Errorf("a second before its validTill it is %s, drained at %s", v.State, v.DrainUntil)
 		}
@@ -318,149 +237,6 @@ func TestAPartnerWithoutAnAPI(t *testing.T) {
 	})
 }
 
-func TestASlowKeyDoesNotHoldUpAnother(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.change = func(c *rotation.Config) {
-			c.Partners["slow"] = rotation.Partner{Announcer: &partner{world: w, uploads: map[string]upload{}, wait: 100 * aDay}}
-		}
-	}, func(w *world) {
-		slow := theKey(weekly())
-		slow.Name, slow.Partner = "slow-response", "slow"
-		if _, err := w.engine.Create(w.t.Context(), operator, slow, false); err != nil {
-			w.t.Fatalf("Create: %v", err)
-		}
-		w.pass(0)
-		w.create(weekly())
-		w.the(registry.Active)
-		if v := w.reg.Versions("slow-response"); len(v) != 1 || v[0].State != registry.Announced {
-			w.t.Errorf("the slow key: %+v", v)
-		}
-		// A compromise does not wait for the upload either.
-		kid := w.reg.Versions("slow-response")[0].KID
-		if _, err := w.engine.Compromise(w.t.Context(), operator, kid, "leaked", false); err != nil {
-			w.t.Errorf("Compromise: %v", err)
-		}
-		if v, _ := w.reg.Version(kid); v.State.Opens() {
-			w.t.Errorf("it is %s", v.State)
-		}
-	})
-}
-
-func TestNoTwoPassesOverOneKey(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		inside := 0
-		w.partner.wait = time.Minute
-		w.partner.crash = func(string) {
-			if inside++; inside > 1 {
-				w.t.Error("two uploads at the same time")
-			}
-			time.AfterFunc(30*time.Second, func() { inside-- })
-		}
-		if _, err := w.engine.Create(w.t.Context(), operator, theKey(weekly()), false); err != nil {
-			w.t.Fatalf("Create: %v", err)
-		}
-		for range 5 {
-			go w.engine.Reconcile(context.Background())
-			w.engine.Wake()
-		}
-		w.pass(time.Hour)
-		if up := w.partner.known()[w.the(registry.Active).KID]; up.times != 1 {
-			w.t.Errorf("uploaded %d times", up.times)
-		}
-	})
-}
-
-func TestAPanicInADriverIsOnlyAFailedStep(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		panics := 2
-		w.partner.crash = func(string) {
-			if panics--; panics >= 0 {
-				panic("index out of range")
-			}
-		}
-		w.create(weekly())
-		w.pass(time.Hour)
-		w.the(registry.Active)
-		if n := w.outcomes("key.announce", audit.ResultFailed, "panic"); n != 2 {
-			w.t.Errorf("%d failed outcomes in the audit log, want 2", n)
-		}
-	})
-}
-
-func TestAnInterruptedStepIsTakenUpAgain(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		w.partner.wait = time.Hour
-		w.create(weekly())
-		w.pass(time.Minute)
-		w.stop() // in the middle of the upload
-		v := w.the(registry.Announced)
-		if v.Retry.Tries != 0 {
-			w.t.Errorf("an interruption counts as a failure: %+v", v.Retry)
-		}
-		if n := w.outcomes("key.announce", audit.ResultFailed, "cancelled"); n != 1 {
-			w.t.Errorf("%d cancelled outcomes in the audit log, want 1", n)
-		}
-		w.restart()
-		w.pass(time.Hour)
-		if got := w.the(registry.Active); got.KID != v.KID {
-			w.t.Errorf("another version became active")
-		}
-	})
-}
-
-func TestWithoutAnAuditLogNothingChanges(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		w.create(weekly())
-		v := w.the(registry.Active)
-		w.trail.fail(true)
-		generated := w.token.Calls("generate")
-		for name, op := range map[string]func() (rotation.Change, error){
-			"Rotate":     func() (rotation.Change, error) { return w.engine.Rotate(w.t.Context(), operator, keyName, false) },
-			"Compromise": func() (rotation.Change, error) { return w.engine.Compromise(w.t.Context(), operator, v.KID, "", false) },
-			"refused":    func() (rotation.Change, error) { return w.engine.Destroy(w.t.Context(), operator, v.KID, "", false) },
-		} {
-			if _, err := op(); !errors.Is(err, rotation.ErrAudit) {
-				w.t.Errorf("%s: %v, want ErrAudit", name, err)
-			}
-		}
-		w.pass(3 * aDay)
-		if n := len(w.versions()); n != 1 || w.token.Calls("generate") != generated {
-			w.t.Errorf("something changed: %s", w.describe())
-		}
-		if f := finding(w.engine.Problems(), "stalled"); f.Subject != keyName {
-			w.t.Errorf("Problems say %+v", f)
-		}
-		if next, _ := w.engine.Next(keyName); !next.At.After(time.Now()) {
-			w.t.Errorf("Next = %+v, want it to say when it is tried again", next)
-		}
-		w.trail.fail(false)
-		w.pass(2 * time.Hour)
-		if w.the(registry.Active).Number != 2 {
-			w.t.Errorf("it did not go on: %s", w.describe())
-		}
-		if f := finding(w.engine.Problems(), "stalled"); f.Code != "" {
-			w.t.Errorf("Problems still say %+v", f)
-		}
-	})
-}
-
-func TestASickRegistryIsNoBusyLoop(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		w.create(weekly())
-		w.store.ail(errors.New("no space left on device"))
-		before := len(w.trail.all())
-		w.pass(5 * aDay)
-		if n := len(w.trail.all()) - before; n == 0 || n > 500 {
-			w.t.Errorf("%d audit entries in three days of trying", n)
-		}
-		w.store.ail(nil)
-		w.pass(2 * time.Hour)
-		if w.the(registry.Active).Number != 2 {
-			w.t.Errorf("it did not go on: %s", w.describe())
-		}
-	})
-}
-
 func TestABackendThatDeletesWithADelay(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.token = backendtest.NewMemory(backendtest.MemoryOptions{Adopts: true, DestroyDelay: 7 * aDay})
@@ -481,84 +257,7 @@ func TestABackendThatDeletesWithADelay(t *testing.T) {
 	})
 }
 
-func TestBackendFaultsInPairs(t *testing.T) {
-	for _, op := range []string{"generate", "open", "public", "health"} {
-		for _, after := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, after the effect %v", op, after), func(t *testing.T) {
-				inWorld(t, func(w *world) {
-					w.token.Inject(backendtest.Fault{Op: op, After: after, Times: 3})
-				}, func(w *world) {
-					w.create(weekly())
-					if v := w.versions()[0]; v.State != registry.Pending {
-						w.t.Errorf("it is %s while the backend fails", v.State)
-					}
-					w.pass(time.Hour)
-					w.the(registry.Active)
-				})
-			})
-		}
-	}
-	for _, after := range []bool{false, true} {
-		t.Run(fmt.Sprintf("destroy, after the effect %v", after), func(t *testing.T) {
-			inWorld(t, nil, func(w *world) {
-				w.create(weekly())
-				w.token.Inject(backendtest.Fault{Op: "destroy", After: after, Times: 3})
-				w.pass(11 * aDay)
-				if v := w.versions()[0]; v.State != registry.Destroyed || w.token.Calls("destroy") != 4 {
-					w.t.Errorf("it is %s after %d calls", v.State, w.token.Calls("destroy"))
-				}
-			})
-		})
-	}
-}
-
 // wrong is a backend that does what none should.
-type wrong struct {
-	*backendtest.Memory
-	public func(p *rsa.PublicKey) any
-	opened func(o *boundary.Opened)
-}
-
-func (b *wrong) Generate(ctx context.Context, s boundary.Spec) (boundary.Generated, error) {
-	g, err := b.Memory.Generate(ctx, s)
-	if err == nil && b.public != nil {
-		g.Public = b.public(g.Public.(*rsa.PublicKey))
-	}
-	return g, err
-}
-
-func (b *wrong) Open(ctx context.Context, handle string, env *boundary.Envelope) (*boundary.Opened, error) {
-	o, err := b.Memory.Open(ctx, handle, env)
-	if err == nil && b.opened != nil {
-		b.opened(o)
-	}
-	return o, err
-}
-
-func TestABadKeyPairIsNeverAnnounced(t *testing.T) {
-	for name, b := range map[string]*wrong{
-		"another public key":      {public: func(*rsa.PublicKey) any { return rsaKey(t, 2048) }},
-		"a smaller key":           {public: func(*rsa.PublicKey) any { return rsaKey(t, 1024) }},
-		"no RSA key":              {public: func(*rsa.PublicKey) any { return "key" }},
-		"it opens to other bytes": {opened: func(o *boundary.Opened) { o.Plaintext[0] ^= 1 }},
-		"it opens to less":        {opened: func(o *boundary.Opened) { o.Plaintext = o.Plaintext[1:] }},
-		"it opens at no level":    {opened: func(o *boundary.Opened) { o.Level = "" }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				b.Memory = w.token
-				w.change = func(c *rotation.Config) { c.Backends = map[string]rotation.Backend{backendName: b} }
-			}, func(w *world) {
-				w.create(weekly())
-				w.pass(aDay)
-				if v := w.versions()[0]; v.State != registry.Pending || v.Retry.Tries < 3 || len(w.partner.known()) != 0 {
-					w.t.Errorf("it is %s after %d tries, the partner has %v", v.State, v.Retry.Tries, w.partner.known())
-				}
-			})
-		})
-	}
-}
-
 func TestAFloorKeepsAKeyFromAShallowBackend(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		p := weekly()
@@ -587,19 +286,6 @@ func finding(all []rotation.Finding, code string) rotation.Finding {
 		return rotation.Finding{}
 	}
 	return all[i]
-}
-
-func TestRunSurvivesASchedulePolicyThatCannotBeRead(t *testing.T) {
-	inWorld(t, nil, func(w *world) {
-		if err := w.reg.PutKey(theKey(registry.Policy{Rotate: "garbage"})); err != nil {
-			w.t.Fatal(err)
-		}
-		w.engine.Wake()
-		w.pass(aDay)
-		if f := finding(w.engine.Problems(), "stalled"); f.Subject != keyName {
-			w.t.Errorf("Problems say %+v", f)
-		}
-	})
 }
 
 func TestNewRefusesAnIncompleteConfig(t *testing.T) {

@@ -209,7 +209,7 @@ func TestActivate(t *testing.T) {
 			w.t.Fatal(err)
 		}
 		w.stop()
-		w.pass(first.ValidTill.Sub(time.Now()))
+		w.pass(time.Until(first.ValidTill))
 		w.refused("activate", first.KID, rotation.ErrState)
 		w.start()
 	})

@@ -181,6 +181,14 @@ func (w *world) opensAll() {
 			w.t.Errorf("the partner may seal to %s (%s): %v", kid, v.State, err)
 		}
 	}
+	for _, v := range w.versions() { // those that it had before us
+		if !v.Adopted || v.ToldAt.IsZero() || !time.Now().Before(v.ValidTill) || became(v, registry.Compromised) > 0 {
+			continue
+		}
+		if err := w.opens(v, publicOf(w, v.KID)); err != nil {
+			w.t.Errorf("the partner may seal to the adopted %s (%s): %v", v.KID, v.State, err)
+		}
+	}
 }
 
 // opens does what the API does with an envelope for a version.
