@@ -209,6 +209,13 @@ func TestHealthAsksKMSOnlyWhenNothingElseDid(t *testing.T) {
 		if h := b.Health(t.Context()); h.Err != "" || s.Calls("ListAliases") != before+2 {
 			t.Errorf("Health = %+v, want it well and asked anew", h)
 		}
+		s.Deny("ListKeys")
+		if _, err := b.List(t.Context()); err == nil {
+			t.Error("List was denied and says nothing")
+		}
+		if b.Health(t.Context()); s.Calls("ListAliases") != before+4 { // List's own, and this one
+			t.Error("after a refusal Health relied on the answer before it")
+		}
 	})
 }
 
