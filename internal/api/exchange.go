@@ -84,10 +84,13 @@ func (s *Server) answer(x *exchange) error {
 	if err := refuseBrowsers(x.r, x.route.on); err != nil {
 		return err
 	}
+	if x.route.method == "" { // no route at all
+		return x.route.handle(s, x)
+	}
 	if err := s.admit(x); err != nil {
 		return err
 	}
-	if x.route.method != "" && x.r.Method != x.route.method { // HEAD, which http.ServeMux takes for GET
+	if x.r.Method != x.route.method { // HEAD, which http.ServeMux takes for GET
 		return notAllowed(x.route.method)(s, x)
 	}
 	ctx, cancel := context.WithTimeout(withRequestID(x.r.Context(), x.id), x.route.within)

@@ -226,6 +226,7 @@ type answer struct {
 	status int
 	header http.Header
 	body   []byte
+	closed bool // the connection, after it
 }
 
 func (a answer) problem(t testing.TB) client.Problem {
@@ -276,7 +277,7 @@ func (r *rig) send(c *http.Client, method, path, body string, headers ...string)
 	defer res.Body.Close()
 	got, err := io.ReadAll(res.Body)
 	check(r.t, err)
-	return answer{res.StatusCode, res.Header, got}
+	return answer{res.StatusCode, res.Header, got, res.Close}
 }
 
 func (r *rig) decrypt(envelope string) answer {
@@ -316,10 +317,14 @@ type partner struct {
 }
 
 func newPartner(t testing.TB) *partner {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	t.Helper()
+	key, err := theirs()
 	check(t, err)
 	return &partner{private: key}
 }
+
+// theirs is the partner's own key.
+var theirs = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
 func (p *partner) Announce(context.Context, string, crypto.PublicKey, time.Time, time.Time) error {
 	return nil
@@ -364,3 +369,10 @@ func (l *lines) String() string {
 	defer l.mu.Unlock()
 	return l.buf.String()
 }
+
+// inject makes the next opening fail.
+func inject(r *rig, err error) {
+	r.token.Inject(backendtest.Fault{Op: "open", Err: err})
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -24,8 +24,7 @@ func (s *Server) Listen() error {
 func (s *Server) unlisten() {
 	for _, f := range s.fronts {
 		if f.listener != nil {
-			_ = f.listener.Close() // nothing was accepted
-			f.listener = nil
+			_ = f.listener.Close() // its server may have closed it already
 		}
 	}
 }
@@ -35,11 +34,12 @@ func (s *Server) unlisten() {
 func (s *Server) Serve() error {
 	failed := make(chan error, len(s.fronts))
 	for _, f := range s.fronts {
-		if f.listener == nil {
+		listener := f.listener
+		if listener == nil {
 			return fmt.Errorf("serving the %s listener: it is not open", f.name)
 		}
 		go func() {
-			err := f.server.Serve(f.listener)
+			err := f.server.Serve(listener)
 			if errors.Is(err, http.ErrServerClosed) {
 				err = nil
 			} else {
