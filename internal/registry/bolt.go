@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -29,8 +30,8 @@ type Options struct {
 	// Timeout is how long to wait for a lock that another process holds; 0 is a
 	// second.
 	Timeout time.Duration
-	// Check looks at every page of the file before it is used: damage shows at
-	// start and not in the middle of a write.
+	// Check has bbolt look at the order of keys and at the free pages too, so
+	// that damage there shows now and not in the middle of a write.
 	Check bool
 }
 
@@ -106,7 +107,7 @@ func syncDir(path string) error {
 }
 
 // verify refuses a file that is cut short, that is something else than a
-// registry or, if asked to look at all of it, that is damaged anywhere.
+// registry, or of which bbolt could not be trusted to read a page.
 func (e *boltEngine) verify(tx *bolt.Tx, all bool) error {
 	info, err := e.file.Stat()
 	if err != nil {
@@ -115,25 +116,16 @@ func (e *boltEngine) verify(tx *bolt.Tx, all bool) error {
 	if info.Size() < tx.Size() {
 		return fmt.Errorf("%w: it has %d bytes and should have %d", ErrCorrupt, info.Size(), tx.Size())
 	}
+	if err := leadsSomewhere(e.file, tx); err != nil {
+		return err
+	}
 	if first, _ := tx.Cursor().First(); first != nil && tx.Bucket([]byte(metaBucket)) == nil {
 		return fmt.Errorf("%w: it is a bbolt file, and not a registry", ErrCorrupt)
 	}
 	if !all {
 		return nil
 	}
-	// Every page is read here first: bbolt's own check does so in a goroutine
-	// of its own, where a page that points to nowhere would end the process.
-	if err := tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return b.ForEach(func(_, _ []byte) error { return nil }) }); err != nil {
-		return err
-	}
-	var found error
-	for problem := range tx.Check() { // to the end, or its goroutine stays
-		found = errors.Join(found, problem)
-	}
-	if found != nil {
-		return fmt.Errorf("%w: %w", ErrCorrupt, found)
-	}
-	return nil
+	return sound(tx)
 }
 
 // abandon lets go of what a failed open left.
@@ -144,7 +136,9 @@ func (e *boltEngine) abandon() error {
 	if e.file == nil {
 		return nil
 	}
-	// bbolt closes it, but not when it panics.
+	// bbolt lets go of it, but not when it panics: then the file is mapped for
+	// as long as the process lives, and closing it would not end the lock.
+	_ = syscall.Flock(int(e.file.Fd()), syscall.LOCK_UN)
 	if err := e.file.Close(); !errors.Is(err, fs.ErrClosed) {
 		return err
 	}
