@@ -91,7 +91,7 @@ func (s *Server) seal(x *exchange, p *Partner) (*client.Sealed, error) {
 	}
 	compact, err := jwe.Seal(rsaPublic, header, x.body)
 	if errors.Is(err, jwe.ErrMalformed) || errors.Is(err, jwe.ErrTooLarge) {
-		return nil, fmt.Errorf("%w: the url cannot stand in a JOSE header: %w", errBadRequest, err)
+		return nil, fmt.Errorf("%w: the url is too long or not Unicode, and cannot stand in a JOSE header", errBadRequest)
 	} else if err != nil {
 		return nil, err
 	}
