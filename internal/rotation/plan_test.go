@@ -160,8 +160,7 @@ func adopted(kid string) registry.Version {
 	})
 }
 
-// TestPlanOfNothingToDoNow: whatever the plan says is to be done at a time is
-// done at that time and not before.
+// Whatever the plan says is to be done at a time is done then and not before.
 func TestPlanChangesAtTheTimeItNames(t *testing.T) {
 	versions := []registry.Version{version("d", registry.Draining), version("a", registry.Active)}
 	first := rotation.Plan(noon, planned(), versions, rotation.Facts{Announcer: true})

@@ -97,3 +97,19 @@ func sealTo(pub *rsa.PublicKey, plaintext []byte) (*boundary.Envelope, error) {
 	env.Ciphertext, env.Tag = sealed[:cut], sealed[cut:]
 	return env, nil
 }
+
+func specOf(v registry.Version) boundary.Spec {
+	return boundary.Spec{Key: v.Key, KID: v.KID, Algorithm: v.Algorithm, Bits: v.Bits}
+}
+
+// publicDER is the recorded form of a public key of the size asked for.
+func publicDER(public any, bits int) ([]byte, error) {
+	key, ok := public.(*rsa.PublicKey)
+	if !ok || key == nil || key.N == nil {
+		return nil, fmt.Errorf("got a %T, want an RSA public key", public)
+	}
+	if key.N.BitLen() != bits {
+		return nil, fmt.Errorf("got an RSA key of %d bits, want %d", key.N.BitLen(), bits)
+	}
+	return x509.MarshalPKIXPublicKey(key)
+}

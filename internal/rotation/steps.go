@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"context"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
@@ -284,20 +283,4 @@ func remove(ctx context.Context, b Backend, v registry.Version) (gone bool, err 
 		return true, nil
 	}
 	return gone, err
-}
-
-func specOf(v registry.Version) boundary.Spec {
-	return boundary.Spec{Key: v.Key, KID: v.KID, Algorithm: v.Algorithm, Bits: v.Bits}
-}
-
-// publicDER is the recorded form of a public key of the size asked for.
-func publicDER(public any, bits int) ([]byte, error) {
-	key, ok := public.(*rsa.PublicKey)
-	if !ok || key == nil || key.N == nil {
-		return nil, fmt.Errorf("got a %T, want an RSA public key", public)
-	}
-	if key.N.BitLen() != bits {
-		return nil, fmt.Errorf("got an RSA key of %d bits, want %d", key.N.BitLen(), bits)
-	}
-	return x509.MarshalPKIXPublicKey(key)
 }
