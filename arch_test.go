@@ -28,6 +28,8 @@ var ours = map[string][]string{
 		"keyd/internal/jwe", "keyd/internal/audit", "keyd/internal/boundary"},
 	"keyd/cmd/partnersim":         {"keyd/internal/partner/partnersim"},
 	"keyd/softhsm/softhsmtest":    nil,
+	"keyd/internal/kms":           {"keyd/internal/boundary"},
+	"keyd/internal/kms/kmstest":   nil,
 	"keyd/internal/hsm/baretoken": nil,
 }
 
@@ -95,7 +97,7 @@ func TestImportsFollowTheArchitecture(t *testing.T) {
 }
 
 func TestTheDaemonLinksNoTestDouble(t *testing.T) {
-	doubles := []string{"keyd/internal/partner/partnersim", "keyd/internal/rotation/backendtest", "keyd/softhsm/softhsmtest", "testing"}
+	doubles := []string{"keyd/internal/kms/kmstest", "keyd/internal/hsm/baretoken", "keyd/internal/partner/partnersim", "keyd/internal/rotation/backendtest", "keyd/softhsm/softhsmtest", "testing"}
 	for _, p := range list(t) {
 		if p.ImportPath != "keyd/cmd/keyd" {
 			continue

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -40,8 +41,7 @@ func backupTo(ctx context.Context, c *client.Client, path string) (sum string, s
 	if err != nil {
 		return "", 0, fmt.Errorf("writing the backup: %w", err)
 	}
-	defer os.Remove(f.Name())
-	defer f.Close()
+	defer func() { _ = errors.Join(f.Close(), os.Remove(f.Name())) }() // both fail where the rename went well
 	if sum, err = c.Backup(ctx, f); err != nil {
 		return "", 0, err
 	}

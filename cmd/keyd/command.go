@@ -75,7 +75,27 @@ func run(ctx context.Context, args []string, t terminal) int {
 		fmt.Fprintf(t.err, "keyd %s: %v\nusage: keyd %s\n", cmd.name, err, cmd.usage())
 		return exitUsage
 	}
-	return report(t, cmd, action(ctx, t, positional))
+	out := &output{w: t.out}
+	t.out = out
+	if err = action(ctx, t, positional); err == nil {
+		err = out.err
+	}
+	return report(t, cmd, err)
+}
+
+// output is standard output. It keeps the first error of writing, so that a
+// full disk under a redirection is not taken for success.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	if err != nil && o.err == nil {
+		o.err = fmt.Errorf("writing the output: %w", err)
+	}
+	return n, err
 }
 
 // pick finds the command that the longest prefix of args names.

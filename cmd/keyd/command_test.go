@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 )
@@ -84,5 +85,18 @@ func TestFlagsMayFollowArguments(t *testing.T) {
 	code, _, stderr := invoke(t, "keys", "destroy", "some-kid", "--dry-run", "--socket", t.TempDir()+"/x")
 	if code != exitFailed || !strings.Contains(stderr, "--reason is missing") {
 		t.Errorf("exit %d, %q", code, stderr)
+	}
+}
+
+func TestAFullDiskUnderARedirectionIsAFailure(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	var stderr bytes.Buffer
+	code := run(t.Context(), []string{"version"}, terminal{strings.NewReader(""), full, &stderr})
+	if code != exitFailed || !strings.Contains(stderr.String(), "no space left") {
+		t.Errorf("exit %d, %q", code, stderr.String())
 	}
 }

@@ -88,7 +88,7 @@ func input(t terminal, args []string) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it was only read
 		from = f
 	}
 	b, err := io.ReadAll(io.LimitReader(from, maxInput+1))

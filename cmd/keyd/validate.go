@@ -216,7 +216,7 @@ func (p *problems) partner(path, name string, c partnerConfig) {
 	switch {
 	case err != nil || u.Host == "" || u.RawQuery != "" || u.User != nil:
 		p.add(path+".url", "%q: want https://host", c.URL)
-	case u.Scheme != "https" && !(u.Scheme == "http" && isLoopbackHost(u.Hostname())):
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopbackHost(u.Hostname())):
 		p.add(path+".url", "%q: plain http is for a loopback address only", c.URL)
 	}
 	if c.ClientID == "" {

@@ -161,7 +161,7 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 // How long Close waits for operations that are still in the token, a management
 // operation for another one, and Health for everything.
 const (
-	closeWait  = 5 * time.Second
+	closeWait  = 2 * time.Second
 	manageWait = 2 * time.Minute
 	healthWait = 2 * time.Second
 )
