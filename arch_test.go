@@ -26,6 +26,7 @@ var ours = map[string][]string{
 	"keyd/internal/rotation/backendtest": {"keyd/internal/rotation", "keyd/internal/boundary"},
 	"keyd/internal/api": {"keyd/client", "keyd/internal/rotation", "keyd/internal/registry",
 		"keyd/internal/jwe", "keyd/internal/audit", "keyd/internal/boundary"},
+	"keyd/cmd/kmssim":             {"keyd/internal/kms/kmstest"},
 	"keyd/cmd/partnersim":         {"keyd/internal/partner/partnersim"},
 	"keyd/softhsm/softhsmtest":    nil,
 	"keyd/internal/kms":           {"keyd/internal/boundary"},

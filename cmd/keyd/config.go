@@ -67,9 +67,17 @@ type clientConfig struct {
 	whoConfig `yaml:",inline"`
 }
 
+const (
+	typePKCS11 = "pkcs11"
+	typeKMS    = "kms"
+)
+
 type backendConfig struct {
-	// Type is pkcs11.
+	// Type is pkcs11 or kms.
 	Type string `yaml:"type"`
+	// KMS are the settings of a backend of type kms; the others below are those
+	// of type pkcs11.
+	KMS kmsConfig `yaml:"kms"`
 	// Module is the vendor's PKCS#11 library.
 	Module string `yaml:"module"`
 	// TokenLabel or TokenSerial finds the token; slot numbers change, so they
@@ -88,6 +96,30 @@ type backendConfig struct {
 	// MinBoundary refuses to start if the token is found to work at a lower
 	// level: raw, unwrap or sealed.
 	MinBoundary string `yaml:"min_boundary"`
+}
+
+// kmsConfig is AWS KMS. Credentials come from the AWS SDK's own chain.
+type kmsConfig struct {
+	// Region such as eu-central-1.
+	Region string `yaml:"region"`
+	// Endpoint in place of AWS's public one, such as a VPC endpoint's.
+	Endpoint string `yaml:"endpoint"`
+	// Profile in the shared AWS files; empty is the SDK's default.
+	Profile string `yaml:"profile"`
+	// FIPS uses the region's FIPS endpoint.
+	FIPS bool `yaml:"fips"`
+	// DeletionWindowDays is how long KMS waits before it deletes: 7 to 30.
+	DeletionWindowDays int `yaml:"deletion_window_days"`
+	// MultiRegion makes keys that can be replicated to other regions.
+	MultiRegion bool `yaml:"multi_region"`
+	// PolicyFile is a JSON file with the key policy of new keys; empty leaves
+	// it to IAM.
+	PolicyFile string            `yaml:"policy_file"`
+	Tags       map[string]string `yaml:"tags"`
+	// Timeout bounds one call with its retries.
+	Timeout registry.Duration `yaml:"timeout"`
+	// Concurrency is how many Decrypt calls may be under way at once.
+	Concurrency int `yaml:"concurrency"`
 }
 
 type partnerConfig struct {

@@ -6,14 +6,62 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"keyd/internal/api"
 	"keyd/internal/audit"
+	"keyd/internal/boundary"
 	"keyd/internal/partner"
+	"keyd/internal/registry"
 )
+
+func (p *problems) partner(path, name string, c partnerConfig) {
+	p.name(path, name)
+	p.oneOf(path+".type", c.Type, "wise")
+	u, err := url.Parse(c.URL)
+	switch {
+	case err != nil || u.Host == "" || u.RawQuery != "" || u.User != nil:
+		p.add(path+".url", "%q: want https://host", c.URL)
+	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopbackHost(u.Hostname())):
+		p.add(path+".url", "%q: plain http is for a loopback address only", c.URL)
+	}
+	if c.ClientID == "" {
+		p.add(path+".client_id", "is missing")
+	}
+	p.check(path+".client_secret", c.ClientSecret.check())
+	if _, err := parseResponseKID(c.ResponseKID); err != nil {
+		p.check(path+".response_kid", err)
+	}
+	for _, enc := range append(slices.Clone(c.Encs), c.SealEnc) {
+		if _, ok := boundary.CEKLen(enc); !ok {
+			p.add(path+".encs", "%q is not a content encryption keyd knows", enc)
+		}
+	}
+	p.oneOf(path+".on_duplicate", c.OnDuplicate, "fail", "accept")
+	if c.Timeout < registry.Duration(time.Second) || c.Timeout > registry.Duration(5*time.Minute) {
+		p.add(path+".timeout", "%s: want 1s to 5m", c.Timeout)
+	}
+	p.tls(path+".tls", c.TLS)
+}
+
+func (p *problems) tls(path string, c tlsConfig) {
+	if (c.Cert == "") != (c.Key == "") {
+		p.add(path, "give both cert and key, or neither")
+		return
+	}
+	if c.Cert != "" {
+		_, err := c.certificate()
+		p.check(path, err)
+	}
+	if c.CA != "" {
+		_, err := c.authorities()
+		p.check(path+".ca", err)
+	}
+}
 
 // parseResponseKID reads response_kid: jose, header:NAME or none.
 func parseResponseKID(s string) (partner.ResponseKID, error) {

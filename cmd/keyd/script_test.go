@@ -16,18 +16,18 @@ import (
 	"keyd/client"
 )
 
-// simulator is the simulator's binary, built once for all scripts.
-var simulator string
+// partnerSim and kmsSim are the simulators' binaries, built once for all scripts.
+var partnerSim, kmsSim string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "keyd-test-")
 	if err != nil {
 		panic(err)
 	}
-	simulator = filepath.Join(dir, "partnersim")
+	partnerSim, kmsSim = filepath.Join(dir, "partnersim"), filepath.Join(dir, "kmssim")
 	if os.Getenv("TESTSCRIPT_COMMAND") == "" && isTestRun() {
-		if out, err := exec.Command("go", "build", "-o", simulator, "keyd/cmd/partnersim").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "building the simulator: %v\n%s", err, out)
+		if out, err := exec.Command("go", "build", "-o", dir, "keyd/cmd/partnersim", "keyd/cmd/kmssim").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building the simulators: %v\n%s", err, out)
 			os.Exit(1)
 		}
 	}
@@ -69,7 +69,8 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("MODULE", "/usr/lib/softhsm/libsofthsm2.so")
 	env.Setenv("KEYD_SOCKET", filepath.Join(env.WorkDir, "keyd.sock"))
 	env.Setenv("KEYD_ADMIN_SOCKET", filepath.Join(env.WorkDir, "admin.sock"))
-	env.Setenv("SIMBIN", simulator)
+	env.Setenv("SIMBIN", partnerSim)
+	env.Setenv("KMSBIN", kmsSim)
 	interop, err := filepath.Abs("../../interop")
 	if err != nil {
 		return err

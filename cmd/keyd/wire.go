@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -29,7 +30,8 @@ type keyd struct {
 	metrics  *api.Metrics
 	audit    *audit.Log
 	registry *registry.Registry
-	tokens   map[string]*hsm.Token
+	backends map[string]rotation.Backend
+	closers  []io.Closer // of the backends that hold something open
 	wises    map[string]*partner.Wise
 	opener   *api.Opener
 	engine   *rotation.Engine
@@ -40,14 +42,14 @@ const registryFile = "keyd.db"
 
 // wire makes every part. What was made is closed again when a later part fails.
 func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err error) {
-	d := &keyd{cfg: cfg, log: log, metrics: api.NewMetrics(), tokens: map[string]*hsm.Token{}, wises: map[string]*partner.Wise{}}
+	d := &keyd{cfg: cfg, log: log, metrics: api.NewMetrics(), backends: map[string]rotation.Backend{}, wises: map[string]*partner.Wise{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
 		}
 	}()
 	for _, make := range []func(context.Context) error{
-		d.makeState, d.makeTokens, d.makePartners, d.makeOpener, d.makeEngine, d.makeServer,
+		d.makeState, d.makeBackends, d.makePartners, d.makeOpener, d.makeEngine, d.makeServer,
 	} {
 		if err := make(ctx); err != nil {
 			return nil, err
@@ -66,23 +68,6 @@ func (d *keyd) makeState(context.Context) (err error) {
 	return err
 }
 
-func (d *keyd) makeTokens(ctx context.Context) error {
-	for _, name := range slices.Sorted(maps.Keys(d.cfg.Backends)) {
-		b := d.cfg.Backends[name]
-		token, err := hsm.Open(ctx, hsm.Config{
-			Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
-			PIN: b.PIN.read, PINGuardPath: d.state("pin-refused-" + name), Reserved: b.InitArgs,
-			Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), MinBoundary: boundary.Level(b.MinBoundary),
-			Logger: d.part("hsm"), Observe: d.metrics.Token(name),
-		})
-		if err != nil {
-			return fmt.Errorf("backend %s: %w", name, err)
-		}
-		d.tokens[name] = token
-	}
-	return nil
-}
-
 func (d *keyd) makePartners(context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(d.cfg.Partners)) {
 		observe := func(op string, status int, took time.Duration, err error) {
@@ -99,8 +84,8 @@ func (d *keyd) makePartners(context.Context) error {
 
 func (d *keyd) makeOpener(context.Context) (err error) {
 	openers := map[string]api.Backend{}
-	for name, token := range d.tokens {
-		openers[name] = token
+	for name, backend := range d.backends {
+		openers[name] = backend
 	}
 	d.opener, err = api.NewOpener(api.OpenerConfig{
 		Registry: d.registry, Audit: d.audit, Backends: openers, Partners: d.partnerFacts(),
@@ -121,17 +106,14 @@ func (d *keyd) partnerFacts() []api.Partner {
 }
 
 func (d *keyd) makeEngine(ctx context.Context) (err error) {
-	backends, partners := map[string]rotation.Backend{}, map[string]rotation.Partner{}
-	for name, token := range d.tokens {
-		backends[name] = token
-	}
+	partners := map[string]rotation.Partner{}
 	for name, wise := range d.wises {
 		partners[name] = rotation.Partner{Announcer: wise, KeySource: wise,
 			Canary: canary{partner: name, wise: wise, opener: d.opener}, Withdraw: wiseWithdraws}
 	}
 	d.engine, err = rotation.New(rotation.Config{
 		Instance: d.cfg.Instance, Registry: d.registry, Audit: d.audit, Logger: d.part("rotation"),
-		Backends: backends, Partners: partners,
+		Backends: d.backends, Partners: partners,
 		AuditTail: func(context.Context) ([]audit.Entry, error) { return audit.Unsettled(d.state(auditFile)) },
 	})
 	if err != nil {
@@ -216,8 +198,8 @@ func (d *keyd) part(name string) *slog.Logger { return d.log.With("part", name) 
 // close closes what was made, the last part first.
 func (d *keyd) close() error {
 	var errs []error
-	for _, token := range d.tokens {
-		errs = append(errs, token.Close())
+	for _, backend := range d.closers {
+		errs = append(errs, backend.Close())
 	}
 	if d.registry != nil {
 		errs = append(errs, d.registry.Close())

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+	"keyd/internal/kms"
+	"keyd/internal/rotation"
+)
+
+func (d *keyd) makeBackends(ctx context.Context) error {
+	for _, name := range slices.Sorted(maps.Keys(d.cfg.Backends)) {
+		open := d.openToken
+		if d.cfg.Backends[name].Type == typeKMS {
+			open = d.openKMS
+		}
+		backend, err := open(ctx, name, d.cfg.Backends[name])
+		if err != nil {
+			return fmt.Errorf("backend %s: %w", name, err)
+		}
+		d.backends[name] = backend
+	}
+	return nil
+}
+
+func (d *keyd) openToken(ctx context.Context, name string, b backendConfig) (rotation.Backend, error) {
+	token, err := hsm.Open(ctx, hsm.Config{
+		Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
+		PIN: b.PIN.read, PINGuardPath: d.state("pin-refused-" + name), Reserved: b.InitArgs,
+		Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), MinBoundary: boundary.Level(b.MinBoundary),
+		Logger: d.part("hsm"), Observe: d.metrics.Token(name),
+	})
+	if err == nil {
+		d.closers = append(d.closers, token)
+	}
+	return token, err
+}
+
+func (d *keyd) openKMS(ctx context.Context, name string, b backendConfig) (rotation.Backend, error) {
+	policy, err := b.KMS.policy()
+	if err != nil {
+		return nil, err
+	}
+	return kms.Open(ctx, kms.Config{
+		Name: name, Instance: d.cfg.Instance, Region: b.KMS.Region, Endpoint: b.KMS.Endpoint, Profile: b.KMS.Profile,
+		FIPS: b.KMS.FIPS, DeletionWindowDays: b.KMS.DeletionWindowDays, MultiRegion: b.KMS.MultiRegion,
+		Policy: policy, Tags: b.KMS.Tags, Timeout: time.Duration(b.KMS.Timeout), Concurrency: b.KMS.Concurrency,
+		Logger: d.part("kms"), Observe: d.metrics.Token(name),
+	})
+}
+
+// policy reads the key policy; none is KMS's default.
+func (c kmsConfig) policy() (string, error) {
+	if c.PolicyFile == "" {
+		return "", nil
+	}
+	raw, err := os.ReadFile(c.PolicyFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the key policy: %w", err)
+	}
+	return string(raw), nil
+}
+
+func (p *problems) backend(path, name string, b backendConfig) {
+	p.name(path, name)
+	p.level(path+".min_boundary", b.MinBoundary)
+	switch b.Type {
+	case typePKCS11:
+		p.token(path, b)
+	case typeKMS:
+		p.kms(path, b)
+	default:
+		p.add(path+".type", "%q: want %s or %s", b.Type, typePKCS11, typeKMS)
+	}
+}
+
+func (p *problems) token(path string, b backendConfig) {
+	if !reflect.ValueOf(b.KMS).IsZero() {
+		p.add(path+".kms", "is for a backend of type kms")
+	}
+	if info, err := os.Stat(b.Module); err != nil {
+		p.add(path+".module", "%v", err)
+	} else if !info.Mode().IsRegular() {
+		p.add(path+".module", "%s is not a file", b.Module)
+	}
+	if (b.TokenLabel == "") == (b.TokenSerial == "") {
+		p.add(path, "give either token_label or token_serial")
+	}
+	p.check(path+".pin", b.PIN.check())
+	p.between(path+".sessions", b.Sessions, 1, 1024)
+	if b.SessionWait < 0 {
+		p.add(path+".session_wait", "must not be negative")
+	}
+}
+
+func (p *problems) kms(path string, b backendConfig) {
+	if b.Module != "" || b.TokenLabel != "" || b.TokenSerial != "" || b.PIN != "" || b.InitArgs != "" {
+		p.add(path, "module, token_label, token_serial, pin and init_args are for a backend of type pkcs11")
+	}
+	if b.MinBoundary != "" && !boundary.Unwrap.AtLeast(boundary.Level(b.MinBoundary)) {
+		p.add(path+".min_boundary", "AWS KMS reaches unwrap, never %s", b.MinBoundary)
+	}
+	if b.KMS.Region == "" {
+		p.add(path+".kms.region", "is missing")
+	}
+	if days := b.KMS.DeletionWindowDays; days != 0 {
+		p.between(path+".kms.deletion_window_days", days, 7, 30)
+	}
+	_, err := b.KMS.policy()
+	p.check(path+".kms.policy_file", err)
+}
