@@ -58,7 +58,7 @@ keyd keys list | show
 ok "version $OLD is active"
 
 step "A sealed request to Wise"
-printf '{"profile":12345,"topic":"payout","pan":"4111111111111111"}' >"$D/request.json"
+printf '{"type":"GENERAL_ENQUIRY","subject":"payout 4711 is late","externalId":"case-1"}' >"$D/request.json"
 keyd encrypt wise "$D/request.json" --url /v1/cases --json >"$D/sealed.json"
 field jwe <"$D/sealed.json" >"$D/request.jwe"
 cut -c1-96 "$D/request.jwe" | sed 's/$/…/' | show
