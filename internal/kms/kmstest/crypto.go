@@ -6,7 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // RSAES_OAEP_SHA_1 is one of KMS's algorithms
+	"crypto/sha1" // RSAES_OAEP_SHA_1 is one of KMS's algorithms
 	"crypto/sha256"
 	"crypto/x509"
 	"hash"

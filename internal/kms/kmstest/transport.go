@@ -18,7 +18,7 @@ func (t transport) RoundTrip(r *http.Request) (resp *http.Response, err error) {
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	defer r.Body.Close() //nolint:errcheck // read to its end or given up
+	defer r.Body.Close() // read to its end or given up
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
