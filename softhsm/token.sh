@@ -32,7 +32,7 @@ umask 077
 mkdir -p -- "$1"
 dir=$(cd -- "$1" && pwd -P)
 # softhsm2.conf has no quoting.
-[[ $dir != *[[:space:]]* ]] || fail "$dir: SoftHSM does not read paths with blanks in them"
+[[ $dir != *[[:space:]=#]* ]] || fail "$dir: SoftHSM does not read paths with a blank, = or # in them"
 
 show() {
 	cat <<-OUT

@@ -100,7 +100,7 @@ func (c *cache) some(n int) []*key {
 // sweep fills the cache with every private key in the token.
 func (t *Token) sweep(ctx context.Context) error {
 	all, err := run(ctx, t, t.manage, "sweep", func(u *use) ([]object, error) {
-		all, err := t.findRead(u.session, func(object) bool { return true }, ofClass(pkcs11.CKO_PRIVATE_KEY))
+		all, err := t.readAll(u.session, ofClass(pkcs11.CKO_PRIVATE_KEY))
 		return all, errors.Join(err, t.ready(u.session))
 	}, nil)
 	if err != nil {

@@ -210,8 +210,8 @@ func TestBadEnvelopesDoNotCostSessions(t *testing.T) {
 				}
 			}
 			opens(t, token, g)
-			if got := f.calls("C_OpenSession") + f.calls("C_CloseSession"); got != 0 {
-				t.Errorf("%d sessions were opened or closed", got)
+			if got := f.calls("C_OpenSession"); got != 0 {
+				t.Errorf("%d sessions were opened", got)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -268,8 +268,8 @@ func TestFragileSessionIsClosedAfterABadPadding(t *testing.T) {
 		t.Fatalf("Open: %v, want boundary.ErrOpen", err)
 	}
 	opens(t, token, g)
-	if got := f.calls("C_CloseSession"); got != 1 {
-		t.Errorf("%d sessions were closed, want 1", got)
+	if got := f.calls("C_OpenSession"); got != 1 {
+		t.Errorf("%d sessions were opened, want 1 in the place of the broken one", got)
 	}
 }
 
@@ -416,7 +416,7 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	f.heal()
 	eventually(t, "the call to come back", func() bool { return f.calls("C_CloseSession")+f.calls("C_Decrypt") >= 2 })
 	time.Sleep(50 * time.Millisecond)
-	ctx11, _ := initialised(t, cfg)
+	ctx11, _, _ := initialised(t, cfg)
 	must(t, ctx11.Finalize())
 }
 

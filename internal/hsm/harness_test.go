@@ -1,6 +1,8 @@
 package hsm_test
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 	"io"
 	"log/slog"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"keyd/internal/boundary"
 	"keyd/internal/hsm"
 	"keyd/softhsm/softhsmtest"
 )
@@ -63,7 +66,7 @@ func nss(t testing.TB) hsm.Config {
 	const label, pin = "keyd-nss", "a PIN for NSS"
 	cfg := config(t, found[0], label, pin)
 	cfg.Reserved = "configdir='sql:" + t.TempDir() + "' certPrefix='' keyPrefix='' secmod='secmod.db' dbTokenDescription='" + label + "'"
-	ctx, slot := initialised(t, cfg)
+	ctx, slot, _ := initialised(t, cfg)
 	session(t, ctx, slot, func(s pkcs11.SessionHandle) {
 		must(t, ctx.Login(s, pkcs11.CKU_SO, ""))
 		must(t, ctx.InitPIN(s, pin))
@@ -72,8 +75,9 @@ func nss(t testing.TB) hsm.Config {
 	return cfg
 }
 
-// initialised loads the module behind keyd's back and finds the token.
-func initialised(t testing.TB, cfg hsm.Config) (*pkcs11.Ctx, uint) {
+// initialised loads the module behind keyd's back and finds the token. It says
+// whether nobody had initialised the module before.
+func initialised(t testing.TB, cfg hsm.Config) (_ *pkcs11.Ctx, slot uint, first bool) {
 	t.Helper()
 	ctx := pkcs11.New(cfg.Module)
 	if ctx == nil {
@@ -87,18 +91,20 @@ func initialised(t testing.TB, cfg hsm.Config) (*pkcs11.Ctx, uint) {
 		pin.Pin(&text[0])
 		opts = append(opts, pkcs11.InitializeWithReserved(unsafe.Pointer(&text[0])))
 	}
-	if err := ctx.Initialize(opts...); err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+	err := ctx.Initialize(opts...)
+	if err != nil && !errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
 		t.Fatalf("initialising %s: %v", cfg.Module, err)
 	}
+	first = err == nil
 	slots, err := ctx.GetSlotList(true)
 	must(t, err)
 	for _, slot := range slots {
 		if info, err := ctx.GetTokenInfo(slot); err == nil && info.Label == cfg.TokenLabel {
-			return ctx, slot
+			return ctx, slot, first
 		}
 	}
 	t.Fatalf("no token %q", cfg.TokenLabel)
-	return nil, 0
+	return nil, 0, false
 }
 
 // session runs f in a session of its own.
@@ -113,7 +119,10 @@ func session(t testing.TB, ctx *pkcs11.Ctx, slot uint, f func(pkcs11.SessionHand
 // outside runs f in a session that is logged in, beside whatever keyd does.
 func outside(t testing.TB, cfg hsm.Config, f func(*pkcs11.Ctx, pkcs11.SessionHandle)) {
 	t.Helper()
-	ctx, slot := initialised(t, cfg)
+	ctx, slot, first := initialised(t, cfg)
+	if first {
+		defer func() { must(t, ctx.Finalize()) }()
+	}
 	pin, err := cfg.PIN()
 	must(t, err)
 	session(t, ctx, slot, func(s pkcs11.SessionHandle) {
@@ -144,4 +153,19 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// gcmEnvelope seals "from outside" under cek.
+func gcmEnvelope(t testing.TB, cek, wrapped []byte) *boundary.Envelope {
+	t.Helper()
+	block, err := aes.NewCipher(cek)
+	must(t, err)
+	gcm, err := cipher.NewGCM(block)
+	must(t, err)
+	env := &boundary.Envelope{Alg: boundary.RSAOAEP256, Enc: boundary.A256GCM, EncryptedKey: wrapped,
+		IV: make([]byte, gcm.NonceSize()), AAD: []byte("header")}
+	sealed := gcm.Seal(nil, env.IV, []byte("from outside"), env.AAD)
+	cut := len(sealed) - gcm.Overhead()
+	env.Ciphertext, env.Tag = sealed[:cut], sealed[cut:]
+	return env
 }

@@ -98,9 +98,6 @@ func (t *Token) destroyNamed(s pkcs11.SessionHandle, n name) error {
 // but not gained another; an object that shares only one of the two is somebody
 // else's.
 func (t *Token) remains(s pkcs11.SessionHandle, n name) ([]pkcs11.ObjectHandle, error) {
-	ours := func(o object) bool {
-		return (o.name.id == n.id || o.name.id == "") && (o.name.label == n.label || o.name.label == "")
-	}
 	var all []pkcs11.ObjectHandle
 	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
 		for _, attribute := range []*pkcs11.Attribute{
@@ -109,13 +106,21 @@ func (t *Token) remains(s pkcs11.SessionHandle, n name) ([]pkcs11.ObjectHandle, 
 			if len(attribute.Value) == 0 {
 				continue // it would match every nameless object
 			}
-			objects, err := t.findRead(s, ours, ofClass(class), attribute)
+			found, err := t.find(s, ofClass(class), attribute)
 			if err != nil {
 				return nil, err
 			}
-			for _, o := range objects {
-				if !slices.Contains(all, o.handle) {
-					all = append(all, o.handle)
+			for _, h := range found {
+				has, err := t.nameOf(s, h)
+				if is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+					continue // destroyed since
+				}
+				if err != nil {
+					return nil, err
+				}
+				ours := (has.id == n.id || has.id == "") && (has.label == n.label || has.label == "")
+				if ours && !slices.Contains(all, h) {
+					all = append(all, h)
 				}
 			}
 		}
@@ -139,14 +144,15 @@ func (t *Token) findQuery(s pkcs11.SessionHandle, query string) (boundary.Found,
 	names := map[name]bool{}
 	note := func(objects []object, err error) error {
 		for _, o := range objects {
-			names[o.name] = true
+			if o.public != nil {
+				names[o.name] = true
+			}
 		}
 		return err
 	}
-	whole := func(o object) bool { return o.public != nil }
-	err := note(t.findRead(s, whole, ofClass(pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_LABEL, query)))
+	err := note(t.readAll(s, ofClass(pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_LABEL, query)))
 	if id := idOf(query); len(id) != 0 && err == nil {
-		err = note(t.findRead(s, whole, ofClass(pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_ID, id)))
+		err = note(t.readAll(s, ofClass(pkcs11.CKO_PRIVATE_KEY), pkcs11.NewAttribute(pkcs11.CKA_ID, id)))
 	}
 	if n, notHandle := parseHandle(query); notHandle == nil {
 		names[n] = true
@@ -246,7 +252,7 @@ func (t *Token) list(s pkcs11.SessionHandle) ([]boundary.Found, error) {
 
 // byName reads every object of a class.
 func (t *Token) byName(s pkcs11.SessionHandle, class uint) (map[name][]object, error) {
-	objects, err := t.findRead(s, func(object) bool { return true }, ofClass(class))
+	objects, err := t.readAll(s, ofClass(class))
 	if err != nil {
 		return nil, err
 	}

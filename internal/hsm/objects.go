@@ -47,16 +47,9 @@ func (t *Token) find(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) ([]p
 
 func ofClass(class uint) *pkcs11.Attribute { return pkcs11.NewAttribute(pkcs11.CKA_CLASS, class) }
 
-// findNamed returns the objects of a class under a name, and read.
+// findNamed returns the objects of a class under a name.
 func (t *Token) findNamed(s pkcs11.SessionHandle, class uint, n name) ([]object, error) {
-	return t.findRead(s, func(o object) bool { return o.name == n },
-		ofClass(class), pkcs11.NewAttribute(pkcs11.CKA_ID, n.id), pkcs11.NewAttribute(pkcs11.CKA_LABEL, n.label))
-}
-
-// findRead returns the objects that match a template and then, because some
-// modules match loosely, are what is wanted.
-func (t *Token) findRead(s pkcs11.SessionHandle, wanted func(object) bool, template ...*pkcs11.Attribute) ([]object, error) {
-	handles, err := t.find(s, template...)
+	handles, err := t.find(s, ofClass(class), pkcs11.NewAttribute(pkcs11.CKA_ID, n.id), pkcs11.NewAttribute(pkcs11.CKA_LABEL, n.label))
 	if err != nil {
 		return nil, err
 	}
@@ -69,26 +62,51 @@ func (t *Token) findRead(s pkcs11.SessionHandle, wanted func(object) bool, templ
 		if err != nil {
 			return nil, err
 		}
-		if wanted(o) {
+		if o.name == n { // some modules match loosely
 			all = append(all, o)
 		}
 	}
 	return all, nil
 }
 
+// readAll returns the objects that match a template. One that cannot be read is
+// left out: what a crash has left in the token must not keep keyd from the rest.
+func (t *Token) readAll(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) ([]object, error) {
+	handles, err := t.find(s, template...)
+	if err != nil {
+		return nil, err
+	}
+	var all []object
+	for _, h := range handles {
+		o, err := t.read(s, h)
+		if err != nil {
+			t.log.Warn("an object in the token cannot be read", "object", uint(h), "err", err)
+			continue
+		}
+		all = append(all, o)
+	}
+	return all, nil
+}
+
+// nameOf reads what an object is called.
+func (t *Token) nameOf(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (name, error) {
+	values, err := t.attributes(s, h, pkcs11.CKA_ID, pkcs11.CKA_LABEL)
+	return name{id: string(values[pkcs11.CKA_ID]), label: string(values[pkcs11.CKA_LABEL])}, err
+}
+
 // read reads what names a key and its public half, which RSA private keys carry
 // too. A half-made object has neither.
 func (t *Token) read(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (object, error) {
-	values, err := t.attributes(s, h, pkcs11.CKA_ID, pkcs11.CKA_LABEL, pkcs11.CKA_KEY_TYPE)
+	n, err := t.nameOf(s, h)
 	if err != nil {
 		return object{}, err
 	}
-	o := object{
-		handle:  h,
-		name:    name{id: string(values[pkcs11.CKA_ID]), label: string(values[pkcs11.CKA_LABEL])},
-		keyType: number(values[pkcs11.CKA_KEY_TYPE]),
+	values, err := t.attributes(s, h, pkcs11.CKA_KEY_TYPE)
+	if err != nil {
+		return object{}, err
 	}
-	if len(values[pkcs11.CKA_KEY_TYPE]) == 0 || o.keyType != pkcs11.CKK_RSA {
+	o := object{handle: h, name: n, keyType: number(values[pkcs11.CKA_KEY_TYPE])}
+	if o.keyType != pkcs11.CKK_RSA {
 		return o, nil
 	}
 	values, err = t.attributes(s, h, pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT)

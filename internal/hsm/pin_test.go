@@ -48,7 +48,7 @@ func TestWrongPINIsTriedOnceAcrossRestarts(t *testing.T) {
 	if strings.Contains(first.Error(), wrong) {
 		t.Errorf("the PIN is in the error: %v", first)
 	}
-	refusedPIN(t, withPIN(cfg, "another wrong PIN"))
+	_ = refusedPIN(t, withPIN(cfg, "another wrong PIN"))
 	if got := tries(f); got != 2 {
 		t.Errorf("after the PIN was changed the token was shown %d PINs, want 2", got)
 	}
@@ -60,7 +60,7 @@ func TestWrongPINIsTriedOnceAcrossRestarts(t *testing.T) {
 
 func TestRefusedPINIsKeptAsASlowHashInAPrivateFile(t *testing.T) {
 	cfg := softHSM(t)
-	refusedPIN(t, withPIN(cfg, "4711-wrong"))
+	_ = refusedPIN(t, withPIN(cfg, "4711-wrong"))
 	info, err := os.Stat(cfg.PINGuardPath)
 	must(t, err)
 	if got := info.Mode().Perm(); got != 0o600 {
@@ -78,11 +78,11 @@ func TestRefusedPINIsKeptAsASlowHashInAPrivateFile(t *testing.T) {
 
 func TestAnotherTokenGetsItsOwnTry(t *testing.T) {
 	cfg := softHSM(t)
-	refusedPIN(t, withPIN(cfg, "wrong"))
+	_ = refusedPIN(t, withPIN(cfg, "wrong"))
 	other := softHSM(t)
 	other.PINGuardPath = cfg.PINGuardPath
 	f := withFaults(t, &other)
-	refusedPIN(t, withPIN(other, "wrong"))
+	_ = refusedPIN(t, withPIN(other, "wrong"))
 	if got := tries(f); got != 1 {
 		t.Errorf("the other token was shown %d PINs, want 1", got)
 	}
@@ -152,7 +152,7 @@ func TestLockedOrLastPINIsNotTried(t *testing.T) {
 		}
 	}
 	f.fail("noflags 0x8") // CKF_USER_PIN_INITIALIZED
-	refusedPIN(t, cfg)
+	_ = refusedPIN(t, cfg)
 	if got := tries(f); got != 0 {
 		t.Errorf("the token was shown %d PINs, want none", got)
 	}

@@ -32,7 +32,18 @@ func New(t testing.TB) Token {
 		t.Fatal("softhsmtest: no path to softhsm/token.sh")
 	}
 	script := filepath.Join(filepath.Dir(here), "..", "token.sh")
-	dir, label := filepath.Join(t.TempDir(), "token"), "keyd-test"
+	// Not t.TempDir: it has the test's name in it, and SoftHSM does not read
+	// every character that may be there.
+	temp, err := os.MkdirTemp("", "softhsm")
+	if err != nil {
+		t.Fatalf("making a directory for a token: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(temp); err != nil {
+			t.Errorf("removing a token: %v", err)
+		}
+	})
+	dir, label := filepath.Join(temp, "token"), "keyd-test"
 	if out, err := exec.CommandContext(t.Context(), script, dir, label).CombinedOutput(); err != nil {
 		t.Fatalf("making a SoftHSM token (make softhsm installs it): %v\n%s", err, out)
 	}

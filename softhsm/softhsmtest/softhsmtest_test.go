@@ -56,6 +56,7 @@ func TestScriptIsIdempotentAndRefusesWhatIsNotItsOwn(t *testing.T) {
 		"no directory":             {},
 		"an empty directory name":  {""},
 		"a blank in the path":      {filepath.Join(t.TempDir(), "a b")},
+		"an = in the path":         {filepath.Join(t.TempDir(), "a=b")},
 		"a label that is too long": {filepath.Join(t.TempDir(), "x"), strings.Repeat("x", 33)},
 		"a label with a blank":     {filepath.Join(t.TempDir(), "x"), "a b"},
 	} {

@@ -14,6 +14,7 @@
 //   empty 0x120             an attribute has no value
 //   nosign                  a private key template with CKA_SIGN is refused
 //   fragile                 after a failed C_Decrypt the session is good for nothing
+//   sessions 3              that many sessions and no more
 //   noflags 0x8             token flags that are taken away
 //   serial 00               another serial number
 //
@@ -95,14 +96,13 @@ static CK_RV after(const char *name, CK_RV rv)
 
 PASS(C_Finalize, (CK_VOID_PTR p), (p))
 PASS(C_GetSlotList, (CK_BBOOL b, CK_SLOT_ID_PTR l, CK_ULONG_PTR n), (b, l, n))
-PASS(C_OpenSession, (CK_SLOT_ID id, CK_FLAGS f, CK_VOID_PTR p, CK_NOTIFY n, CK_SESSION_HANDLE_PTR s), (id, f, p, n, s))
-PASS(C_CloseSession, (CK_SESSION_HANDLE s), (s))
 PASS(C_Login, (CK_SESSION_HANDLE s, CK_USER_TYPE u, CK_UTF8CHAR_PTR p, CK_ULONG n), (s, u, p, n))
 PASS(C_FindObjectsInit, (CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG n), (s, t, n))
 PASS(C_FindObjects, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE_PTR o, CK_ULONG m, CK_ULONG_PTR n), (s, o, m, n))
 PASS(C_FindObjectsFinal, (CK_SESSION_HANDLE s), (s))
 PASS(C_DestroyObject, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (s, o))
 
+static int sessions; // open ones
 static CK_SESSION_HANDLE broken[256]; // sessions that "fragile" broke
 
 static CK_RV my_C_DecryptInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE o)
@@ -133,6 +133,29 @@ static CK_RV my_C_Initialize(CK_VOID_PTR args)
 	const char *path = getenv("KEYD_FAULTY_CONTROL");
 	snprintf(control, sizeof control, "%s", path ? path : "/dev/null");
 	return before("C_Initialize", &rv) ? rv : after("C_Initialize", real->C_Initialize(args));
+}
+
+static CK_RV my_C_OpenSession(CK_SLOT_ID id, CK_FLAGS f, CK_VOID_PTR p, CK_NOTIFY n, CK_SESSION_HANDLE_PTR s)
+{
+	CK_RV rv;
+	char rest[256];
+	if (before("C_OpenSession", &rv))
+		return rv;
+	if (line("sessions", 0, rest, sizeof rest) && sessions >= atoi(rest))
+		return CKR_SESSION_COUNT;
+	rv = after("C_OpenSession", real->C_OpenSession(id, f, p, n, s));
+	if (rv == CKR_OK)
+		__atomic_add_fetch(&sessions, 1, __ATOMIC_SEQ_CST);
+	return rv;
+}
+
+static CK_RV my_C_CloseSession(CK_SESSION_HANDLE s)
+{
+	CK_RV rv;
+	if (before("C_CloseSession", &rv))
+		return rv;
+	__atomic_sub_fetch(&sessions, 1, __ATOMIC_SEQ_CST);
+	return after("C_CloseSession", real->C_CloseSession(s));
 }
 
 static CK_RV my_C_GetTokenInfo(CK_SLOT_ID id, CK_TOKEN_INFO_PTR info)
@@ -169,9 +192,21 @@ static CK_RV my_C_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_
 	char rest[256];
 	unsigned long type;
 	unsigned value;
+	CK_BYTE scratch[4096];
+	CK_VOID_PTR kept[64] = { 0 };
 	if (before("C_GetAttributeValue", &rv))
 		return rv;
+	for (CK_ULONG i = 0; i < n && n < 64; i++)
+		for (int k = 0; line("empty", k, rest, sizeof rest); k++)
+			if (sscanf(rest, "%lx", &type) == 1 && t[i].type == type && t[i].pValue) {
+				kept[i] = t[i].pValue;
+				t[i].pValue = scratch;
+				t[i].ulValueLen = sizeof scratch;
+			}
 	rv = real->C_GetAttributeValue(s, o, t, n);
+	for (CK_ULONG i = 0; i < n && n < 64; i++)
+		if (kept[i])
+			t[i].pValue = kept[i];
 	for (CK_ULONG i = 0; i < n; i++) {
 		for (int k = 0; line("attribute", k, rest, sizeof rest); k++)
 			if (sscanf(rest, "%lx %u", &type, &value) == 2 && t[i].type == type && t[i].pValue && t[i].ulValueLen == 1)
