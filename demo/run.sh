@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # The main job from nothing, step by step: a token, the pretended Wise, the
 # daemon, a key's life. Exits 0 only if every step did what it says.
+#   BACKEND=hsm (default): a SoftHSM token. BACKEND=kms: a pretended AWS KMS.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+BACKEND=${BACKEND:-hsm}
+case $BACKEND in hsm | kms) ;; *) echo "BACKEND=$BACKEND: want hsm or kms" >&2; exit 2 ;; esac
 D=$PWD/.demo
 rm -rf "$D"; mkdir -p "$D/state"; chmod 700 "$D" "$D/state"
 if [ -t 1 ]; then bold=$'\e[1m'; dim=$'\e[2m'; green=$'\e[32m'; red=$'\e[31m'; off=$'\e[0m'; else bold= dim= green= red= off=; fi
@@ -28,10 +31,19 @@ if ! command -v curl >/dev/null; then
   { apt-get install -y -qq curl || { apt-get update -qq && apt-get install -y -qq curl; }; } >/dev/null 2>&1
 fi
 
-step "A throw-away token in .demo/token; the system's tokens are not touched"
-./softhsm/token.sh "$D/token" keyd >"$D/token.out"
-export SOFTHSM2_CONF=$D/token/softhsm2.conf
-ok "SoftHSM token \"keyd\", random PIN in a file only its owner reads"
+if [ "$BACKEND" = hsm ]; then
+  step "A throw-away token in .demo/token; the system's tokens are not touched"
+  ./softhsm/token.sh "$D/token" keyd >"$D/token.out"
+  export SOFTHSM2_CONF=$D/token/softhsm2.conf
+  ok "SoftHSM token \"keyd\", random PIN in a file only its owner reads"
+else
+  step "AWS KMS, pretended: the real AWS SDK will speak to it"
+  bin/kmssim -listen 127.0.0.1:0 -addr-file "$D/kms.addr" >"$D/kms.log" 2>&1 &
+  pids+=($!)
+  await 10 test -s "$D/kms.addr" || fail "the pretended KMS did not start: $(cat "$D/kms.log")"
+  export AWS_ACCESS_KEY_ID=AKIADEMO AWS_SECRET_ACCESS_KEY=demo AWS_EC2_METADATA_DISABLED=true AWS_CA_BUNDLE=
+  ok "listening on $(cat "$D/kms.addr")"
+fi
 
 step "Wise, pretended: token, upload, key, playground and /v1/cases"
 printf 'demo-secret' >"$D/secret"; chmod 600 "$D/secret"
@@ -43,6 +55,7 @@ ok "listening on $SIM"
 
 step "The daemon, with one key named in its config"
 sed -e "s#@D@#$D#g" -e "s#@SIM@#$SIM#g" -e "s#@UID@#$(id -u)#g" demo/keyd.yaml >"$D/keyd.yaml"
+if [ "$BACKEND" = kms ]; then ./demo/to-kms.sh "$(cat "$D/kms.addr")" "$D/keyd.yaml"; fi
 export KEYD_SOCKET=$D/keyd.sock KEYD_ADMIN_SOCKET=$D/admin.sock
 keyd check --config "$D/keyd.yaml" | show
 start_daemon() { bin/keyd serve --config "$D/keyd.yaml" >>"$D/keyd.log" 2>&1 & KEYD=$!; pids+=($KEYD); disown $KEYD; await 20 keyd status --json || fail "the daemon did not start"; }
@@ -123,12 +136,14 @@ if keyd audit verify --file "$D/forged.jsonl" >"$D/forged.out"; then fail "a for
 show <"$D/forged.out"
 ok "whole; a copy with one changed entry is found out"
 
-step "A third party's view of the token (pkcs11-tool)"
-MODULE=$(sed -n 's/^ *module: //p' "$D/keyd.yaml")
-pkcs11-tool --module "$MODULE" --token-label keyd --login --pin "$(cat "$D/token/pin")" -O --type privkey 2>/dev/null >"$D/objects" || fail "pkcs11-tool"
-grep -E 'Private Key|label|ID:|Access' "$D/objects" | show
-[ "$(grep -c 'Private Key Object' "$D/objects")" = 3 ] || fail "want exactly three private keys"
-[ "$(grep -c 'sensitive, always sensitive, never extractable, local' "$D/objects")" = 3 ] || fail "a key could leave the token"
-ok "three private keys, all generated there, none extractable"
+if [ "$BACKEND" = hsm ]; then
+  step "A third party's view of the token (pkcs11-tool)"
+  MODULE=$(sed -n 's/^ *module: //p' "$D/keyd.yaml")
+  PIN=$(cat "$D/token/pin") pkcs11-tool --module "$MODULE" --token-label keyd --login --pin env:PIN -O --type privkey 2>/dev/null >"$D/objects" || fail "pkcs11-tool"
+  grep -E 'Private Key|label|ID:|Access' "$D/objects" | show
+  [ "$(grep -c 'Private Key Object' "$D/objects")" = 3 ] || fail "want exactly three private keys"
+  [ "$(grep -c 'sensitive, always sensitive, never extractable, local' "$D/objects")" = 3 ] || fail "a key could leave the token"
+  ok "three private keys, all generated there, none extractable"
+fi
 
 printf '\n%sEvery step did what it says.%s (%d seconds)\n' "$bold" "$off" "$SECONDS"

@@ -71,16 +71,13 @@ func setupScript(env *testscript.Env) error {
 	env.Setenv("KEYD_ADMIN_SOCKET", filepath.Join(env.WorkDir, "admin.sock"))
 	env.Setenv("SIMBIN", partnerSim)
 	env.Setenv("KMSBIN", kmsSim)
-	interop, err := filepath.Abs("../../interop")
-	if err != nil {
-		return err
+	for variable, path := range map[string]string{"INTEROP": "../../interop", "CALL": "../../demo/wise-call.sh", "TOKMS": "../../demo/to-kms.sh"} {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return err
+		}
+		env.Setenv(variable, abs)
 	}
-	env.Setenv("INTEROP", interop)
-	call, err := filepath.Abs("../../demo/wise-call.sh")
-	if err != nil {
-		return err
-	}
-	env.Setenv("CALL", call)
 	env.Setenv("UID", strconv.Itoa(os.Getuid()))
 	env.Setenv("HOME", env.WorkDir)
 	if err := os.WriteFile(filepath.Join(env.WorkDir, "secret"), []byte("s3cret-of-the-client"), 0o600); err != nil {
