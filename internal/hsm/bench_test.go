@@ -2,6 +2,7 @@ package hsm_test
 
 import (
 	"errors"
+	"log/slog"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,7 @@ func BenchmarkOpen(b *testing.B) {
 	for _, callers := range []int{1, 2, 4, 8} {
 		b.Run("callers="+strconv.Itoa(callers), func(b *testing.B) {
 			cfg := softHSM(b)
-			cfg.Sessions = callers
+			cfg.Sessions, cfg.Logger = callers, slog.New(slog.DiscardHandler)
 			token := open(b, cfg)
 			g := generate(b, token)
 			env := seal(b, g)
