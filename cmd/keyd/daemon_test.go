@@ -21,11 +21,13 @@ const testSecret = "s3cret-of-the-client"
 type testDaemon struct {
 	dir           string // token, state, keyd.yaml
 	client, admin string // its sockets
+	process       *os.Process
 }
 
 // startDaemon builds and runs keyd with the demo's config against wise, and
-// stops it when the test ends.
-func startDaemon(tb testing.TB, wise http.Handler) *testDaemon {
+// stops it when the test ends. Edits replace parts of the config: old, new, …;
+// DIR in them is the daemon's folder.
+func startDaemon(tb testing.TB, wise http.Handler, edits ...string) *testDaemon {
 	tb.Helper()
 	dir := tb.TempDir()
 	d := &testDaemon{dir: dir, client: filepath.Join(dir, "keyd.sock"), admin: filepath.Join(dir, "admin.sock")}
@@ -38,6 +40,9 @@ func startDaemon(tb testing.TB, wise http.Handler) *testDaemon {
 		tb.Fatal(err)
 	}
 	config := strings.NewReplacer("@SIM@", partner.URL, "@D@", dir, "@UID@", strconv.Itoa(os.Getuid())).Replace(string(raw))
+	for i := 0; i < len(edits); i += 2 {
+		config = strings.ReplaceAll(config, strings.ReplaceAll(edits[i], "DIR", dir), edits[i+1])
+	}
 	if err := errors.Join(
 		os.Mkdir(filepath.Join(dir, "state"), 0o700),
 		os.WriteFile(filepath.Join(dir, "secret"), []byte(testSecret), 0o600),
@@ -53,6 +58,7 @@ func startDaemon(tb testing.TB, wise http.Handler) *testDaemon {
 	if err := daemon.Start(); err != nil {
 		tb.Fatal(err)
 	}
+	d.process = daemon.Process
 	tb.Cleanup(func() {
 		if err := daemon.Wait(); err != nil && tb.Context().Err() == nil {
 			tb.Errorf("the daemon ended: %v", err)
