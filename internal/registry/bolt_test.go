@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -104,12 +105,13 @@ func TestDamagedFileIsCorrupt(t *testing.T) {
 	must(t, err)
 	page := os.Getpagesize()
 	for name, spoil := range map[string]func([]byte) []byte{
-		"zeros":            func(b []byte) []byte { clear(b); return b },
-		"text":             func([]byte) []byte { return []byte(strings.Repeat("not a database\n", 1000)) },
-		"a few bytes":      func(b []byte) []byte { return b[:100] },
-		"both meta pages":  func(b []byte) []byte { clear(b[:2*page]); return b },
-		"only meta pages":  func(b []byte) []byte { return b[:2*page] },
-		"all but the meta": func(b []byte) []byte { clear(b[2*page:]); return b },
+		"zeros":              func(b []byte) []byte { clear(b); return b },
+		"text":               func([]byte) []byte { return []byte(strings.Repeat("not a database\n", 1000)) },
+		"a few bytes":        func(b []byte) []byte { return b[:100] },
+		"both meta pages":    func(b []byte) []byte { clear(b[:2*page]); return b },
+		"only meta pages":    func(b []byte) []byte { return b[:2*page] },
+		"the end is missing": func(b []byte) []byte { return b[:len(bytes.TrimRight(b, "\x00"))-page] },
+		"all but the meta":   func(b []byte) []byte { clear(b[2*page:]); return b },
 	} {
 		t.Run(name, func(t *testing.T) {
 			must(t, os.WriteFile(path, spoil(bytes.Clone(sound)), 0o600))
@@ -124,6 +126,27 @@ func TestDamagedFileIsCorrupt(t *testing.T) {
 	}
 }
 
+// A page that leads back to itself must not be followed for ever.
+func TestPagesInACircleAreCorrupt(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keyd.db")
+	stock(t, path, 100)
+	file, err := os.ReadFile(path)
+	must(t, err)
+	circles, page := 0, os.Getpagesize()
+	for at := 2 * page; at < len(file); at += page {
+		if binary.NativeEndian.Uint16(file[at+8:]) == 1 { // a branch; its first element's page is at 16+8
+			copy(file[at+24:at+32], file[at:at+8])
+			circles++
+		}
+	}
+	must(t, os.WriteFile(path, file, 0o600))
+	_, err = registry.Open(path, registry.Options{})
+	wantErr(t, err, registry.ErrCorrupt)
+	if circles == 0 {
+		t.Error("the file has no branches")
+	}
+}
+
 // Whatever byte is wrong, opening ends in an answer and not in a crash.
 func TestNoSingleByteCrashesOpening(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyd.db")
@@ -132,7 +155,7 @@ func TestNoSingleByteCrashesOpening(t *testing.T) {
 	must(t, err)
 	used := bytes.TrimRight(sound, "\x00")
 	page, refused := os.Getpagesize(), 0
-	for i := 0; i < len(used); i++ {
+	for i := range used {
 		if i%page >= 96 && i%97 != 0 { // all of each page's head, some of the rest
 			continue
 		}
@@ -194,7 +217,7 @@ func TestFileIsPrivate(t *testing.T) {
 	}
 	populated(t, path)
 	want()
-	must(t, os.Chmod(path, 0o644)) //nolint:gosec // G302: what a careless restore leaves
+	must(t, os.Chmod(path, 0o644)) // what a careless restore leaves
 	openOnce(t, path)
 	want()
 }

@@ -89,6 +89,8 @@ func TestCheckFindsEveryViolation(t *testing.T) {
 			laterBy(lived("a", 2, an, ac, co), 24*time.Hour, 10)}, nil},
 		"the clock was put back between": {[]registry.Version{lived("b", 1, an, ac, dr, de),
 			laterBy(lived("a", 2, an, ac, co), -24*time.Hour, 10)}, nil},
+		"the other's entry was written later": {[]registry.Version{laterBy(lived("b", 1, an, ac, dr, de), 0, 20),
+			laterBy(lived("a", 2, an, ac, co), 24*time.Hour, 10)}, nil},
 		"never made": {[]registry.Version{change(lived("a", 1, de), func(v *registry.Version) { v.Handle, v.Public = "", nil })}, nil},
 		"pending":    {[]registry.Version{change(lived("a", 1), func(v *registry.Version) { v.State = p })}, nil},
 	} {

@@ -171,11 +171,12 @@ func TestPanicInATransactionLosesNothing(t *testing.T) {
 	panics(func() {
 		_, _ = r.Amend("new", func(*registry.Version) error { panic("a mistake of the caller's") })
 	})
-	engine.set(func(f *faulty) { f.panics = true })
-	panics(func() { _ = r.SetDue(keyID, at) })
 	if diff := cmp.Diff(before, contents(r)); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
 	}
+	engine.set(func(f *faulty) { f.panics = true })
+	panics(func() { _ = r.SetDue(keyID, at.AddDate(1, 0, 0)) })
+	consistent(t, r, engine)
 	for _, write := range writes {
 		if err := write(r); err != nil && !errors.Is(err, registry.ErrInFlight) {
 			t.Error(err)
@@ -207,6 +208,19 @@ func TestAnothersWriteIsNoticed(t *testing.T) {
 	_, err := mine.Begin(newVersion("mine"), by, "", 1, at)
 	wantErr(t, err, registry.ErrInFlight)
 	consistent(t, mine, engine)
+}
+
+func TestWriteRefusesWhatCannotBeReadAnyMore(t *testing.T) {
+	engine := newMemory()
+	r := open(t, engine)
+	must(t, r.PutKey(newKey(keyID)))
+	engine.raw(t, "meta", "revision", "many")
+	wantErr(t, r.SetDue(keyID, at), registry.ErrCorrupt)
+	_, err := r.Key(keyID)
+	wantErr(t, err, registry.ErrCorrupt)
+	engine.raw(t, "meta", "revision", "1")
+	must(t, r.SetDue(keyID, at))
+	consistent(t, r, engine)
 }
 
 // Every prefix of a life is a state in which the power may go: each commit

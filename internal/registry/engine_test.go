@@ -76,12 +76,9 @@ func (tx memoryTx) Each(bucket string, f func(string, []byte) error) error {
 // happened, and whose reads may fail as well.
 type faulty struct {
 	registry.Engine
-	mu     sync.Mutex
-	before error // nothing is committed
-	after  error // it is committed all the same
-	view   error // of every View
-	put    error // of the next Put
-	panics bool  // when the transaction has been prepared
+	mu sync.Mutex
+	faults
+	view error // of every View
 }
 
 func (f *faulty) set(change func(*faulty)) {
@@ -90,12 +87,21 @@ func (f *faulty) set(change func(*faulty)) {
 	change(f)
 }
 
-func (f *faulty) take() (before, after, put error, panics bool) {
+// faults are for one commit.
+type faults struct {
+	before error  // nothing is committed
+	after  error  // it is committed all the same
+	put    error  // of the first Put
+	panics bool   // after the commit
+	during func() // runs when the transaction has been prepared
+}
+
+func (f *faulty) take() faults {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	before, after, put, panics = f.before, f.after, f.put, f.panics
-	f.before, f.after, f.put, f.panics = nil, nil, nil, false
-	return before, after, put, panics
+	next := f.faults
+	f.faults = faults{}
+	return next
 }
 
 func (f *faulty) View(g func(registry.Tx) error) error {
@@ -109,19 +115,21 @@ func (f *faulty) View(g func(registry.Tx) error) error {
 }
 
 func (f *faulty) Update(g func(registry.Tx) error) error {
-	before, after, put, panics := f.take()
-	var refused error
+	now := f.take()
 	err := f.Engine.Update(func(tx registry.Tx) error {
-		if refused = g(faultyTx{tx, put}); refused != nil {
+		if refused := g(faultyTx{tx, now.put}); refused != nil {
 			return refused
 		}
-		if panics {
-			panic("the commit went wrong")
+		if now.during != nil {
+			now.during()
 		}
-		return before
+		return now.before
 	})
+	if now.panics {
+		panic("the commit went wrong")
+	}
 	if err == nil {
-		err = after
+		err = now.after
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -151,12 +152,9 @@ func survey(versions []*Version) surveyed {
 
 // describe names moves for an error.
 func describe(moves []Move) string {
-	s := ""
+	words := make([]string, len(moves))
 	for i, m := range moves {
-		if i > 0 {
-			s += ", "
-		}
-		s += fmt.Sprintf("%q to %s", m.KID, m.To)
+		words[i] = fmt.Sprintf("%q to %s", m.KID, m.To)
 	}
-	return s
+	return strings.Join(words, ", ")
 }

@@ -153,12 +153,12 @@ func randomBytes(seed byte, n int) []byte {
 }
 
 func FuzzOperations(f *testing.F) {
-	for seed := range byte(8) {
-		f.Add(randomBytes(seed, 2000))
+	for seed := range byte(16) {
+		f.Add(randomBytes(seed, 50*int(seed+1)))
 	}
 	f.Fuzz(func(t *testing.T, bytes []byte) {
-		if len(bytes) > 4000 {
-			return
+		if len(bytes) > 1000 {
+			return // Check after each step would take too long
 		}
 		s := newScript(t, newMemory(), bytes)
 		s.run(t)
@@ -171,7 +171,7 @@ func TestRandomOperationsOnDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keyd.db")
 	engine, err := registry.OpenBolt(path, registry.Options{})
 	must(t, err)
-	s := newScript(t, engine, randomBytes(42, 1500))
+	s := newScript(t, engine, randomBytes(42, 1200))
 	done, refused := s.run(t)
 	if done < 20 || refused < 20 {
 		t.Errorf("%d operations done and %d refused: the script tries too little", done, refused)

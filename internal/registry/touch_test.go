@@ -67,6 +67,22 @@ func TestTouchNeverGoesBack(t *testing.T) {
 	})
 }
 
+func TestTouchThatComesLateDoesNotGoBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		engine := &faulty{Engine: newMemory()}
+		r := open(t, engine)
+		must(t, r.PutKey(newKey(keyID)))
+		bring(t, r, "kid", registry.Active)
+		now := time.Now()
+		engine.set(func(f *faulty) { f.during = func() { r.TouchOpened("kid", now.Add(-time.Second)) } })
+		r.TouchOpened("kid", now)
+		time.Sleep(3 * time.Second)
+		if v, _ := r.Version("kid"); !v.LastOpenAt.Equal(now) {
+			t.Errorf("got %v, want %v", v.LastOpenAt, now)
+		}
+	})
+}
+
 func TestCloseWritesTouches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		engine := newMemory()

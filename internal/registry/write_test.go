@@ -211,6 +211,25 @@ func TestAmendRefusesWhatCannotBeStored(t *testing.T) {
 	wantErr(t, err, mine)
 }
 
+// A time that JSON cannot write is refused, wherever it comes in.
+func TestTimesBeyondTheCalendarAreRefused(t *testing.T) {
+	r := checked(t)
+	bring(t, r, "kid", registry.Active)
+	before := contents(r)
+	never := at.AddDate(9000, 0, 0)
+	v := newVersion("new")
+	v.ValidTill = never
+	_, errBegin := r.Begin(v, by, "", 1, at.AddDate(1, 0, 0))
+	_, errMove := r.Move([]registry.Move{to("kid", registry.Draining)}, by, "", 1, never)
+	_, errSaw := r.SawPartnerKey(registry.PartnerKey{Partner: "wise", Public: []byte("theirs")}, never)
+	for _, err := range []error{errBegin, errMove, errSaw, r.SetDue(keyID, never)} {
+		wantErr(t, err, registry.ErrInvalid)
+	}
+	if diff := cmp.Diff(before, contents(r)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
 func TestSetDue(t *testing.T) {
 	r := checked(t)
 	must(t, r.SetDue(keyID, at))
