@@ -61,7 +61,7 @@ func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err erro
 // makeState opens the registry first: its lock keeps a second daemon away from
 // everything else.
 func (d *keyd) makeState(context.Context) (err error) {
-	if d.registry, err = registry.Open(d.state(registryFile), registry.Options{}); err != nil {
+	if d.registry, err = registry.Open(d.state(registryFile), registry.Options{Check: true}); err != nil {
 		return err
 	}
 	d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit")})

@@ -152,3 +152,15 @@ func TestMonitoringCanBeLeftOut(t *testing.T) {
 	}
 	r.decrypt(r.seal(r.active, []byte("x"), nil)).wants(t, 200, "")
 }
+
+// The engine meets a failed audit log too; a daemon that only rotates must not
+// look ready.
+func TestAnAuditLogThatTheEngineFoundBrokenMakesItUnready(t *testing.T) {
+	log := &broken{}
+	r := newRig(t, func(s *setup) { log.AuditLog, s.audit = s.audit, log })
+	log.now.Store(true)
+	r.send(r.admin, "POST", "/v1/keys/"+keyName+"/rotate", "").wants(t, 503, "audit_unavailable")
+	if a := r.send(http.DefaultClient, "GET", "/readyz", ""); a.status != 503 {
+		t.Errorf("/readyz says %d %s", a.status, a.body)
+	}
+}

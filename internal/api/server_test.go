@@ -10,6 +10,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"os/user"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -231,7 +234,7 @@ func TestALiveSocketIsLeftAlone(t *testing.T) {
 	live, err := net.Listen("unix", s.cfg.Admin.Path)
 	check(t, err)
 	defer live.Close()
-	if err := server.Listen(); !errors.Is(err, api.ErrSocketInUse) {
+	if err := server.Listen(); !errors.Is(err, api.ErrSocketInUse) || !strings.Contains(err.Error(), "another daemon") {
 		t.Fatalf("got %v", err)
 	}
 	if _, err := os.Lstat(s.cfg.Client.Path); !errors.Is(err, fs.ErrNotExist) {
@@ -276,5 +279,51 @@ func TestListenersThatCannotBeOpenedSayWhich(t *testing.T) {
 	}
 	if server.Addr() != nil {
 		t.Error("it has an address for monitoring")
+	}
+}
+
+// Who is at the other end is the kernel's word: its own group counts, and the
+// groups of its user.
+func TestGroupsAreThePeersOwnAndItsUsers(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can become somebody else")
+	}
+	const gid = 4242 // of no group
+	other, err := user.LookupId("1")
+	check(t, err)
+	primary, err := strconv.Atoi(other.Gid)
+	check(t, err)
+	for name, c := range map[string]struct {
+		rule   api.Rule
+		status string
+	}{
+		"its own group":       {api.Rule{Role: api.RoleClient, Partner: "wise", GIDs: []int{gid}}, "200"},
+		"its user's group":    {api.Rule{Role: api.RoleClient, Partner: "wise", GIDs: []int{primary}}, "200"},
+		"its user":            {api.Rule{Role: api.RoleClient, Partner: "wise", UIDs: []int{1}}, "200"},
+		"another's":           {api.Rule{Role: api.RoleClient, Partner: "wise", UIDs: []int{0}, GIDs: []int{0}}, "403"},
+		"a uid taken for gid": {api.Rule{Role: api.RoleClient, Partner: "wise", UIDs: []int{gid}}, "403"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(s *setup) { s.cfg.Rules, s.cfg.Client.Mode = []api.Rule{c.rule}, 0o666 })
+			check(t, os.Chmod(r.dir, 0o755))
+			cmd := exec.CommandContext(t.Context(), "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", r.path("keyd.sock"), "http://keyd/v1/partners/wise")
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1, Gid: gid}}
+			if out, err := cmd.CombinedOutput(); err != nil || string(out) != c.status {
+				t.Errorf("got %s %v, want %s", out, err, c.status)
+			}
+		})
+	}
+}
+
+func TestASocketOfAnotherKindIsLeftAlone(t *testing.T) {
+	server, s := bare(t, nil)
+	other, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: s.cfg.Client.Path, Net: "unixgram"})
+	check(t, err)
+	defer other.Close()
+	if err := server.Listen(); !errors.Is(err, api.ErrSocketInUse) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := os.Lstat(s.cfg.Client.Path); err != nil {
+		t.Error(err)
 	}
 }
