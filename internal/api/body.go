@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net/http"
 	"os"
 	"strings"
-	"time"
 )
 
 // readBody takes in the whole body, in one buffer where its length is said, so
@@ -35,8 +33,6 @@ func (x *exchange) readBody() (err error) {
 		x.body = nil
 		return unread(err)
 	}
-	// The handler may take longer than the body.
-	_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{})
 	return nil
 }
 

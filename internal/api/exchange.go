@@ -104,7 +104,8 @@ func (s *Server) answer(x *exchange) error {
 }
 
 // limit bounds how long the peer may take over the body and over the answer.
-// The server's own limits would not do: they cover the handler too.
+// The server's own limits would not do: they cover the handler too. net/http
+// takes the body's back when it has seen the body's end.
 func (s *Server) limit(x *exchange) {
 	control := http.NewResponseController(x.w)
 	now := time.Now()

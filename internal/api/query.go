@@ -1,0 +1,57 @@
+package api
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+)
+
+// readQuery takes no parameter that the route does not know: a misspelled
+// dry_run must not become the real thing.
+func (x *exchange) readQuery() error {
+	if x.r.URL.RawQuery == "" {
+		return nil
+	}
+	query, err := url.ParseQuery(x.r.URL.RawQuery)
+	if err != nil {
+		return fmt.Errorf("%w: the query: %w", errBadRequest, err)
+	}
+	for name, values := range query {
+		if !slices.Contains(x.route.query, name) {
+			return fmt.Errorf("%w: no parameter %+.32q is known here", errBadRequest, name)
+		}
+		if len(values) != 1 {
+			return fmt.Errorf("%w: the parameter %s stands %d times", errBadRequest, name, len(values))
+		}
+	}
+	x.query = query
+	return nil
+}
+
+// flag reads a parameter that is true or false.
+func (x *exchange) flag(name string) (bool, error) {
+	switch x.query.Get(name) {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	case "":
+		if !x.query.Has(name) {
+			return false, nil
+		}
+	}
+	return false, fmt.Errorf("%w: %s is %+.32q, want true or false", errBadRequest, name, x.query.Get(name))
+}
+
+// number reads a parameter that counts.
+func (x *exchange) number(name string, otherwise, most uint64) (uint64, error) {
+	if !x.query.Has(name) {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseUint(x.query.Get(name), 10, 64)
+	if err != nil || n > most {
+		return 0, fmt.Errorf("%w: %s is %+.32q, want a number up to %d", errBadRequest, name, x.query.Get(name), most)
+	}
+	return n, nil
+}
