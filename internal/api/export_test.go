@@ -27,3 +27,15 @@ func Codes() map[string][]int {
 	}
 	return codes
 }
+
+// Known are the errors of the error table, with the code of each.
+func Known() map[error]string {
+	known := map[error]string{}
+	for _, k := range kinds {
+		known[k.err] = k.code
+	}
+	return known
+}
+
+// CodeOf is the code that an error is answered with.
+func CodeOf(err error) string { return kindOf(err).code }

@@ -104,9 +104,6 @@ var kinds = []kind{
 	{err: ErrNotOpen, status: 409, code: "key_not_open", title: "The version that the envelope is for does not open yet", hint: "the partner has not been told of it by keyd: see the version's history"},
 	{err: ErrCompromised, status: 410, code: "key_compromised", title: "The version that the envelope is for is compromised", hint: "ask the partner again, naming the active version"},
 	{err: ErrDestroyed, status: 410, code: "key_destroyed", title: "The version that the envelope is for is destroyed", hint: "ask the partner again, naming the active version"},
-	// RFC 7516 §11.5: one answer whatever the reason, so nothing of the error's
-	// own text.
-	{err: boundary.ErrOpen, status: 422, code: "open_failed", title: "The envelope does not open", hint: "it was sealed to another key, or changed on the way"},
 	{err: ErrBelowFloor, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key, and keyd status"},
 	{err: rotation.ErrBoundary, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key, and keyd status", detail: true},
 
@@ -114,6 +111,10 @@ var kinds = []kind{
 	{err: boundary.ErrUnavailable, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd status says why", retry: 5 * time.Second},
 	{err: context.DeadlineExceeded, status: 504, code: "timeout", title: "It took too long", hint: "keyd status says how the backends and partners are"},
 	{err: context.Canceled, status: 504, code: "timeout", title: "The request was given up", hint: "the caller went away, or keyd is stopping"},
+	{err: rotation.ErrSelfTest, status: 409, code: "self_test", title: "The key pair failed its self-test", detail: true},
+	// RFC 7516 §11.5: one answer whatever the reason, so nothing of the error's
+	// own text.
+	{err: boundary.ErrOpen, status: 422, code: "open_failed", title: "The envelope does not open", hint: "it was sealed to another key, or changed on the way"},
 	{err: ErrBackend, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd doctor says why", retry: 5 * time.Second},
 
 	{err: errNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
@@ -124,7 +125,6 @@ var kinds = []kind{
 	{err: rotation.ErrNoPartner, status: 409, code: "no_partner", title: "No such partner is configured", detail: true},
 	{err: rotation.ErrNoBackend, status: 409, code: "no_backend", title: "No such backend is configured", detail: true},
 	{err: rotation.ErrNoPartnerKey, status: 409, code: "no_partner_key", title: "The partner's public key is not known", detail: true},
-	{err: rotation.ErrSelfTest, status: 409, code: "self_test", title: "The key pair failed its self-test", detail: true},
 	{err: registry.ErrExists, status: 409, code: "exists", title: "The name is taken", detail: true},
 	{err: registry.ErrInFlight, status: 409, code: "in_flight", title: "A rotation is under way", hint: "keyd keys show says what it waits for", detail: true},
 	{err: registry.ErrSecondActive, status: 409, code: "second_active", title: "Another version is active", detail: true},
