@@ -30,6 +30,8 @@ type healths struct {
 	mu    sync.Mutex // held while they are asked, so that others wait for the same answer
 	last  []health
 	until time.Time
+
+	asking sync.Map // names of those that were asked and have not answered
 }
 
 type health struct {
@@ -50,11 +52,18 @@ func (h *healths) all(ctx context.Context) []health {
 	defer cancel()
 	answers := make(chan health, len(h.backends))
 	waiting := map[string]bool{}
-	for name, b := range h.backends {
-		waiting[name] = true
-		go func() { answers <- health{name, b.Health(ctx)} }()
-	}
 	all := make([]health, 0, len(h.backends))
+	for name, b := range h.backends {
+		if _, hangs := h.asking.LoadOrStore(name, true); hangs {
+			all = append(all, silent(name)) // asking again would only hang again
+			continue
+		}
+		waiting[name] = true
+		go func() {
+			defer h.asking.Delete(name)
+			answers <- health{name, b.Health(ctx)}
+		}()
+	}
 	for len(waiting) > 0 {
 		select {
 		case a := <-answers:
@@ -62,7 +71,7 @@ func (h *healths) all(ctx context.Context) []health {
 			all = append(all, a)
 		case <-ctx.Done():
 			for name := range waiting {
-				all = append(all, health{name, boundary.Health{Backend: name, Err: "it does not answer"}})
+				all = append(all, silent(name))
 			}
 			clear(waiting)
 		}
@@ -70,6 +79,10 @@ func (h *healths) all(ctx context.Context) []health {
 	slices.SortFunc(all, func(a, b health) int { return cmp.Compare(a.name, b.name) })
 	h.last, h.until = all, time.Now().Add(healthFor)
 	return all
+}
+
+func silent(name string) health {
+	return health{name, boundary.Health{Backend: name, Err: "it does not answer"}}
 }
 
 // ready reports whether keyd can do its work, and what keeps it from it.

@@ -140,6 +140,11 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	if status, why := ready(); status != 503 || len(why) != 1 || why[0] != "memory: it does not answer" {
 		t.Errorf("got %d, %v", status, why)
 	}
+	asked := b.asked.Load()
+	time.Sleep(1100 * time.Millisecond)
+	if status, why := ready(); status != 503 || len(why) != 1 || b.asked.Load() != asked {
+		t.Errorf("got %d, %v, and a token that hangs was asked again", status, why)
+	}
 	if a := r.send(http.DefaultClient, "GET", "/healthz", ""); a.status != 200 || string(a.body) != "ok\n" {
 		t.Errorf("/healthz says %d %s", a.status, a.body)
 	}
