@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -159,12 +160,70 @@ func TestAPanicInADriverIsOnlyAFailedStep(t *testing.T) {
 	})
 }
 
+func TestAStepUnderWayMayFinishWhenTheDaemonStops(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.partner.wait = 10 * time.Second
+		w.create(weekly())
+		w.pass(time.Second)
+		w.stop() // in the middle of the upload
+		if v := w.the(registry.Announced); v.ToldAt.IsZero() {
+			w.t.Errorf("the upload was cut off: %s", w.describe())
+		}
+	})
+}
+
+func TestAStepThatHangsIsAFailedTry(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.partner.wait = 24 * time.Hour
+		w.create(weekly())
+		w.pass(6 * time.Minute)
+		v := w.the(registry.Announced)
+		if v.Retry.Tries != 1 || !strings.Contains(v.Retry.Last, "deadline exceeded") {
+			w.t.Errorf("after six minutes: %+v", v.Retry)
+		}
+	})
+}
+
+// closing is an audit log that finds a version compromised by an operator just
+// when the engine has written that it is about to upload it.
+type closing struct {
+	rotation.Auditor
+	world *world
+}
+
+func (c closing) Append(ctx context.Context, e audit.Entry) (audit.Head, error) {
+	head, err := c.Auditor.Append(ctx, e)
+	if v, found := c.world.reg.Version(e.KID); found == nil && e.Action == "key.announce" && e.Phase == audit.PhaseIntent && v.State == registry.Announced {
+		_, moved := c.world.reg.Move([]registry.Move{{KID: e.KID, To: registry.Compromised}}, "olga", "drill", head.Seq, time.Now())
+		err = errors.Join(err, moved)
+	}
+	return head, err
+}
+
+func TestAVersionClosedJustBeforeItsUploadIsNotUploaded(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		var closed string
+		w.partner.down = func() error { return errors.New("no route to host") }
+		w.create(weekly())
+		w.pass(time.Second)
+		closed = w.the(registry.Announced).KID
+		w.partner.down = nil
+		w.stop()
+		w.change = func(cfg *rotation.Config) { cfg.Audit = closing{cfg.Audit, w} }
+		w.restart()
+		w.pass(time.Minute)
+		if _, told := w.partner.uploads[closed]; told {
+			w.t.Errorf("%s was uploaded after it had been closed", closed)
+		}
+	})
+}
+
 func TestAnInterruptedStepIsTakenUpAgain(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
-		w.partner.wait = time.Hour
+		w.partner.wait = 4 * time.Minute
 		w.create(weekly())
 		w.pass(time.Minute)
-		w.stop() // in the middle of the upload
+		w.stop() // in the middle of the upload, which takes longer than a stop may
 		v := w.the(registry.Announced)
 		if v.Retry.Tries != 0 {
 			w.t.Errorf("an interruption counts as a failure: %+v", v.Retry)

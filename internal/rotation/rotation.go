@@ -78,6 +78,8 @@ type Config struct {
 	Backends  map[string]Backend // by their names in the config
 	Partners  map[string]Partner
 	Retry     RetryPolicy
+	// StopWithin is how long a step may go on when Run is told to end. Default 20s.
+	StopWithin time.Duration
 	// Instance names this keyd; orphans are described with it.
 	Instance string
 	Logger   *slog.Logger
@@ -126,6 +128,9 @@ func New(cfg Config) (*Engine, error) {
 	missing("instance", cfg.Instance == "")
 	for name, b := range cfg.Backends {
 		missing(fmt.Sprintf("backend for %q", name), b == nil)
+	}
+	if cfg.StopWithin == 0 {
+		cfg.StopWithin = 20 * time.Second
 	}
 	if cfg.Retry.Base == 0 {
 		cfg.Retry.Base = 10 * time.Second

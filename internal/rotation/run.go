@@ -18,7 +18,13 @@ const (
 
 // Run settles what a crash left unfinished, and then moves every key on until
 // ctx ends. Keys are worked on independently; one key never twice at a time.
+//
+// When ctx ends, steps that are under way may finish for Config.StopWithin, and
+// are interrupted then; an interrupted step is taken again at the next start.
 func (e *Engine) Run(ctx context.Context) error {
+	steps, interrupt := context.WithCancel(context.WithoutCancel(ctx))
+	defer interrupt()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(e.cfg.StopWithin, interrupt) })()
 	if err := e.settle(ctx); err != nil {
 		// It is narrative only; the registry is the truth. If the audit log is
 		// out of order, every intent will be refused.
@@ -43,7 +49,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		timer.Stop()
-		r.start(ctx)
+		r.start(ctx, steps)
 	}
 }
 
@@ -77,13 +83,13 @@ func (r *runner) wakeAll(keys []registry.Key) {
 }
 
 // start begins a pass over every key that is to be looked at now.
-func (r *runner) start(ctx context.Context) {
+func (r *runner) start(ctx, steps context.Context) {
 	for name, p := range r.keys {
 		if p.running || !p.again && p.at.After(now()) {
 			continue
 		}
 		p.running, p.again = true, false
-		go func() { r.ended <- passEnd{name, r.engine.pass(ctx, name)} }()
+		go func() { r.ended <- passEnd{name, r.engine.pass(ctx, steps, name)} }()
 	}
 }
 
@@ -115,14 +121,15 @@ func (r *runner) wait() {
 func (e *Engine) Reconcile(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, key := range e.reg.Keys() {
-		wg.Go(func() { e.pass(ctx, key.Name) })
+		wg.Go(func() { e.pass(ctx, ctx, key.Name) })
 	}
 	wg.Wait()
 }
 
 // pass takes every step of a key that can be taken now, and returns when the
-// key is to be looked at again.
-func (e *Engine) pass(ctx context.Context, name string) time.Time {
+// key is to be looked at again. It begins no step once ctx has ended; steps is
+// the context of those it has begun.
+func (e *Engine) pass(ctx, steps context.Context, name string) time.Time {
 	unlock, err := e.lock(ctx, name)
 	if err != nil {
 		return now()
@@ -138,8 +145,8 @@ func (e *Engine) pass(ctx context.Context, name string) time.Time {
 		if step.Name == StepNone || ctx.Err() != nil {
 			return at
 		}
-		if err := e.safely(func() error { return e.take(ctx, key, step) }); err != nil {
-			e.failed(ctx, key, step, err)
+		if err := e.safely(func() error { return e.take(steps, key, step) }); err != nil {
+			e.failed(steps, key, step, err)
 			continue
 		}
 		e.release(name)

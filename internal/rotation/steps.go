@@ -24,8 +24,14 @@ const (
 	deletionPoll = 6 * time.Hour
 )
 
+// stepWithin bounds one step. A device or a partner that hangs is a failed try,
+// which status shows, and not a rotation that silently stands still.
+const stepWithin = 5 * time.Minute
+
 // take takes one step.
 func (e *Engine) take(ctx context.Context, key registry.Key, s Step) error {
+	ctx, cancel := context.WithTimeout(ctx, stepWithin)
+	defer cancel()
 	if s.Name == StepIntent {
 		_, err := e.begin(ctx, audit.System, key, s.Reason)
 		return err
@@ -169,6 +175,11 @@ func (e *Engine) announce(ctx context.Context, key registry.Key, v registry.Vers
 		public, err := x509.ParsePKIXPublicKey(v.Public)
 		if err != nil {
 			return fmt.Errorf("reading the public key of %s: %w", v.KID, err)
+		}
+		// An operator may have closed it since the pass began. A partner cannot
+		// be made to forget a key before its validTill.
+		if now, err := e.reg.Version(v.KID); err != nil || now.State != registry.Announced {
+			return fmt.Errorf("announcing %s to %s: %w: it has become %s", v.KID, key.Partner, errors.Join(ErrState, err), now.State)
 		}
 		if err := announcer.Announce(ctx, v.KID, public, v.ValidFrom, v.ValidTill); err != nil {
 			return fmt.Errorf("announcing %s to %s: %w", v.KID, key.Partner, err)
