@@ -85,6 +85,12 @@ func (n name) kid() string {
 // prefix is what the labels of one instance's keys begin with.
 func (t *Token) prefix() string { return "keyd/" + t.cfg.Instance + "/" }
 
+// made reports whether a name is one that named gives: the instance's prefix,
+// and a kid that CKA_ID and label both say. Any other may be shared.
+func (t *Token) made(n name) bool {
+	return n.kid() != "" && strings.HasPrefix(n.label, t.prefix()) && strings.HasSuffix(n.label, "/"+n.kid())
+}
+
 // named is the name that a spec's key pair gets. The kid must be a UUID in its
 // usual form, so that CKA_ID and label say the same.
 func (t *Token) named(spec boundary.Spec) (name, error) {

@@ -47,9 +47,18 @@ func (t *Token) find(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) ([]p
 
 func ofClass(class uint) *pkcs11.Attribute { return pkcs11.NewAttribute(pkcs11.CKA_CLASS, class) }
 
-// findNamed returns the objects of a class under a name.
+// findNamed returns the objects of a class under exactly this name.
 func (t *Token) findNamed(s pkcs11.SessionHandle, class uint, n name) ([]object, error) {
-	handles, err := t.find(s, ofClass(class), pkcs11.NewAttribute(pkcs11.CKA_ID, n.id), pkcs11.NewAttribute(pkcs11.CKA_LABEL, n.label))
+	template := []*pkcs11.Attribute{ofClass(class)}
+	// Modules do not agree on whether an attribute that an object does not have
+	// matches an empty one, so an empty half is compared below only.
+	if n.id != "" {
+		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_ID, n.id))
+	}
+	if n.label != "" {
+		template = append(template, pkcs11.NewAttribute(pkcs11.CKA_LABEL, n.label))
+	}
+	handles, err := t.find(s, template...)
 	if err != nil {
 		return nil, err
 	}
