@@ -114,6 +114,9 @@ func (d *keyd) makeEngine(ctx context.Context) (err error) {
 	d.engine, err = rotation.New(rotation.Config{
 		Instance: d.cfg.Instance, Registry: d.registry, Audit: d.audit, Logger: d.part("rotation"),
 		Backends: d.backends, Partners: partners,
+		ReadAudit: func(_ context.Context, after uint64, limit int) ([]audit.Entry, error) {
+			return audit.Read(d.state(auditFile), after, limit)
+		},
 		AuditTail: func(context.Context) ([]audit.Entry, error) { return audit.Unsettled(d.state(auditFile)) },
 	})
 	if err != nil {

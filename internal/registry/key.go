@@ -28,6 +28,9 @@ type Policy struct {
 	// Canary: "open" (the partner's answer must open under one of our
 	// versions), "kid" (under the new one), or "off".
 	Canary string `json:"canary"`
+	// First: "make" (or "") makes the first version at once, "adopt" waits for
+	// an operator to adopt one that the partner knows already.
+	First string `json:"first,omitempty"`
 	// MinBoundary refuses to make or use a version below this level; "" is none.
 	MinBoundary string `json:"min_boundary,omitempty"`
 }

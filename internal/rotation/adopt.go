@@ -45,6 +45,17 @@ func (e *Engine) Adopt(ctx context.Context, actor audit.Actor, name string, a Ad
 		forecast(now(), key, e.reg.Versions(name), v, e.facts(key.Partner))...)}
 	change.ByHand = e.byHand(key, change.Steps)
 	return e.change(ctx, record, dryRun, change, func(seq uint64) error {
+		if len(e.reg.Versions(name)) == 0 {
+			// Its schedule begins with it: what was missed while the key waited
+			// for it is not made up for.
+			due, err := NextDue(key.Policy, now())
+			if err == nil {
+				err = e.reg.SetDue(name, due)
+			}
+			if err != nil {
+				return err
+			}
+		}
 		_, err := e.reg.Adopt(v, actor.String(), "adopted from the backend", seq)
 		return err
 	})

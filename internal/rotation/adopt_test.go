@@ -81,6 +81,44 @@ func TestAdoptTheFirstVersion(t *testing.T) {
 	})
 }
 
+func TestAKeyCanWaitForItsFirstVersionToBeAdopted(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.plant(2048)
+		key := theKey(weekly())
+		key.Policy.First = rotation.FirstAdopt
+		created, err := w.engine.Create(w.t.Context(), operator, key, false)
+		if err != nil || !slices.Equal(named(created), []string{"adopt"}) || len(created.ByHand) != 1 {
+			w.t.Fatalf("Create: %+v, %v", created, err)
+		}
+		w.pass(30 * aDay)
+		if n := len(w.versions()); n != 0 || len(w.partner.uploads) != 0 {
+			w.t.Errorf("%d versions and %d uploads before the adoption", n, len(w.partner.uploads))
+		}
+		if f := finding(w.engine.Problems(), "adopt"); f.Subject != keyName {
+			w.t.Errorf("Problems do not say that it waits: %+v", w.engine.Problems())
+		}
+		if step, err := w.engine.Next(keyName); err != nil || step.Name != rotation.StepAdopt {
+			w.t.Errorf("next is %+v, %v", step, err)
+		}
+		w.partner.set(func(p *partner) { p.silent = nil; p.uses = oldKID })
+		if _, err := w.adopt(nil); err != nil {
+			w.t.Fatal(err)
+		}
+		w.partner.set(func(p *partner) {
+			p.uploads[oldKID] = upload{public: publicOf(w, oldKID), till: w.versions()[0].ValidTill}
+		})
+		w.pass(time.Hour)
+		if v := w.the(registry.Active); v.KID != oldKID {
+			w.t.Errorf("active is %s", w.describe())
+		}
+		w.partner.set(func(p *partner) { p.uses = "" })
+		w.pass(8 * aDay)
+		if v := w.the(registry.Active); v.Number != 2 {
+			w.t.Errorf("the schedule does not go on from there: %s", w.describe())
+		}
+	})
+}
+
 func TestAdoptBesideAnActiveVersion(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.plant(3072)

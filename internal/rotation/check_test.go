@@ -46,6 +46,35 @@ func TestCheckFinds(t *testing.T) {
 			defer w.trail.mu.Unlock()
 			w.trail.entries = w.trail.entries[:3]
 		}, "audit_truncated"},
+		"an audit log in which another stands in a change's place": {func(w *world, v registry.Version) {
+			w.trail.mu.Lock()
+			defer w.trail.mu.Unlock()
+			seq := v.History[0].Audit
+			w.trail.entries[seq-1].KID = uuid.NewString()
+		}, "audit_mismatch"},
+		"an audit log that lost an entry in its middle": {func(w *world, v registry.Version) {
+			w.trail.mu.Lock()
+			defer w.trail.mu.Unlock()
+			i := int(v.History[1].Audit) - 1
+			w.trail.entries = append(w.trail.entries[:i:i], w.trail.entries[i+1:]...)
+		}, "audit_missing"},
+		"an audit log that claims what the registry does not have": {func(w *world, v registry.Version) {
+			op := uuid.NewString()
+			for _, phase := range []string{audit.PhaseIntent, audit.PhaseOutcome} {
+				e := audit.Entry{Op: op, Phase: phase, Action: "key.activate", Actor: operator, Key: v.Key, KID: v.KID}
+				if phase == audit.PhaseOutcome {
+					e.Result = audit.ResultOK
+				}
+				_, err := w.trail.Append(w.t.Context(), e)
+				w.must(err)
+			}
+		}, "audit_claims"},
+		"an audit log that cannot be read": {func(w *world, _ registry.Version) {
+			w.change = func(c *rotation.Config) {
+				c.ReadAudit = func(context.Context, uint64, int) ([]audit.Entry, error) { return nil, errDown }
+			}
+			w.restart()
+		}, "audit_unchecked"},
 		"a change without an entry": {func(w *world, v registry.Version) {
 			_, err := w.reg.Move([]registry.Move{{KID: v.KID, To: registry.Compromised}}, "a hand", "", 0, time.Now())
 			w.must(err)

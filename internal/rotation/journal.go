@@ -12,10 +12,24 @@ import (
 	"keyd/internal/audit"
 )
 
+type requestKey struct{}
+
+// WithRequest makes the audit entries of what is done under ctx carry the id of
+// the request that asked for it.
+func WithRequest(ctx context.Context, id string) context.Context {
+	return context.WithValue(ctx, requestKey{}, id)
+}
+
+func withRequest(ctx context.Context, entry audit.Entry) audit.Entry {
+	id, _ := ctx.Value(requestKey{}).(string)
+	return withDetail(entry, "request", id)
+}
+
 // journal writes an intent, acts, and writes the outcome. act gets the number
 // of the intent's entry, for the histories of the versions it moves. If the
 // intent cannot be written, act is not called.
 func (e *Engine) journal(ctx context.Context, entry audit.Entry, act func(seq uint64) error) error {
+	entry = withRequest(ctx, entry)
 	entry.Op, entry.Phase = uuid.NewString(), audit.PhaseIntent
 	head, err := e.cfg.Audit.Append(ctx, entry)
 	if err != nil {
@@ -48,6 +62,7 @@ func (e *Engine) safely(act func() error) (err error) {
 
 // refuse records that an operation was asked for and not begun.
 func (e *Engine) refuse(ctx context.Context, entry audit.Entry, reason error) error {
+	entry = withRequest(ctx, entry)
 	entry.Phase, entry.Result, entry.Code = audit.PhaseEvent, audit.ResultRefused, codeOf(reason)
 	entry = withDetail(entry, "error", reason.Error())
 	if _, err := e.cfg.Audit.Append(context.WithoutCancel(ctx), entry); err != nil {

@@ -30,7 +30,7 @@ func (e *Engine) Create(ctx context.Context, actor audit.Actor, key registry.Key
 	if err := e.usable(key); err != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("creating key %q: %w", key.Name, err))
 	}
-	steps := e.rotationSteps(key, nil, "")
+	steps := e.firstSteps(key)
 	change := Change{Key: key.Name, Steps: steps, ByHand: e.byHand(key, steps)}
 	if dryRun {
 		return change, nil
@@ -112,6 +112,14 @@ func (e *Engine) Rotate(ctx context.Context, actor audit.Actor, name string, dry
 	return Change{Key: name, KID: kid, Steps: steps, ByHand: e.byHand(key, steps)}, nil
 }
 
+// firstSteps lists what follows the creation of a key.
+func (e *Engine) firstSteps(key registry.Key) []Step {
+	if first := survey(key, nil, Facts{}).due(now()); first.Name == StepAdopt {
+		return []Step{first}
+	}
+	return e.rotationSteps(key, nil, "")
+}
+
 // rotationSteps lists the steps of a rotation that begins now.
 func (e *Engine) rotationSteps(key registry.Key, versions []registry.Version, kid string) []Step {
 	at := now()
@@ -124,6 +132,9 @@ func (e *Engine) rotationSteps(key registry.Key, versions []registry.Version, ki
 // byHand names what the steps leave to a person.
 func (e *Engine) byHand(key registry.Key, steps []Step) []string {
 	for _, s := range steps {
+		if s.Name == StepAdopt {
+			return []string{"run keyd keys adopt " + key.Name + ": until then it has no version"}
+		}
 		if s.Name == StepConfirm {
 			return []string{fmt.Sprintf("hand the new version's public key to %s (keyd keys show --public), then run keyd keys confirm", key.Partner)}
 		}

@@ -18,6 +18,7 @@ const (
 	StepSelfTest = "self-test" // open through the backend what was sealed to it
 	StepAnnounce = "announce"  // let it open, and upload the public key
 	StepConfirm  = "confirm"   // wait for an operator to say that the partner has it
+	StepAdopt    = "adopt"     // wait for an operator to adopt the key's first version
 	StepSettle   = "settle"    // wait for the partner to take it up
 	StepCanary   = "canary"    // have the partner seal something to it
 	StepActivate = "activate"  // name it in requests; the old version drains
@@ -76,14 +77,17 @@ func plan(now time.Time, key registry.Key, versions []registry.Version, facts Fa
 
 // ready reports whether the engine can take the step now.
 func (s Step) ready(now time.Time) bool {
-	return s.Name != StepNone && s.Name != StepConfirm && !s.At.After(now)
+	return s.Name != StepNone && !s.byHand() && !s.At.After(now)
 }
+
+// byHand reports whether the step waits for a person.
+func (s Step) byHand() bool { return s.Name == StepConfirm || s.Name == StepAdopt }
 
 func (s Step) rank(now time.Time) int {
 	switch {
 	case s.ready(now):
 		return 0
-	case s.Name == StepConfirm:
+	case s.byHand():
 		return 1
 	case s.Name != StepNone:
 		return 2
@@ -97,12 +101,13 @@ type world struct {
 	facts      Facts
 	active     *registry.Version
 	inFlight   *registry.Version // pending or announced
-	opening    int               // how many versions open
+	versions   int
+	opening    int // how many versions open
 	everActive bool
 }
 
 func survey(key registry.Key, versions []registry.Version, facts Facts) world {
-	w := world{key: key, facts: facts}
+	w := world{key: key, facts: facts, versions: len(versions)}
 	for i := range versions {
 		v := &versions[i]
 		if v.State.Opens() {
@@ -194,6 +199,8 @@ func DrainEnd(v registry.Version) time.Time {
 // due is when a key without a rotation in flight needs one, and why.
 func (w world) due(now time.Time) Step {
 	switch {
+	case w.versions == 0 && w.key.Policy.First == FirstAdopt:
+		return Step{Name: StepAdopt, Reason: "an operator must adopt the key's first version"}
 	case w.active == nil && !w.everActive:
 		return Step{Name: StepIntent, At: now, Reason: "the key has no version yet"}
 	case w.active == nil:

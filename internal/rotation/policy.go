@@ -19,6 +19,12 @@ const (
 	CanaryOff  = "off"
 )
 
+// How a key comes by its first version.
+const (
+	FirstMake  = "make"  // it is made and announced at once
+	FirstAdopt = "adopt" // an operator adopts one that the partner knows already
+)
+
 // maxCryptoperiod is the longest that one RSA key transport key may be in use:
 // NIST SP 800-57 part 1 rev. 5, section 5.3.6 and table 1, recommend at most
 // two years for a private key-transport key.
@@ -44,6 +50,11 @@ func ValidatePolicy(p registry.Policy) error {
 	case CanaryOpen, CanaryKID, CanaryOff:
 	default:
 		bad("canary", "%q: want open, kid or off", p.Canary)
+	}
+	switch p.First {
+	case "", FirstMake, FirstAdopt:
+	default:
+		bad("first", "%q: want make or adopt", p.First)
 	}
 	if p.MinBoundary != "" {
 		if _, err := boundary.ParseLevel(p.MinBoundary); err != nil {

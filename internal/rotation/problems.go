@@ -67,6 +67,9 @@ func (e *Engine) configured(key registry.Key) []Finding {
 
 // validity looks at how long the active version may still be used.
 func (w world) validity(at time.Time) []Finding {
+	if w.active == nil && w.due(at).Name == StepAdopt {
+		return []Finding{{Warning, "adopt", w.key.Name, "it waits for its first version to be adopted", "keyd keys adopt " + w.key.Name + " --kid KID --find LABEL --valid-till TIME --told"}}
+	}
 	if w.active == nil {
 		return []Finding{{Failure, "no_active", w.key.Name, "it has no active version: requests cannot name one", "keyd keys show " + w.key.Name + " says what it waits for"}}
 	}
@@ -94,6 +97,11 @@ func (w world) trouble(at time.Time, v registry.Version) []Finding {
 		}
 		found = append(found, Finding{severity, "retrying", v.KID,
 			fmt.Sprintf("%s failed %d times: %s; next try %s", v.Retry.Step, v.Retry.Tries, v.Retry.Last, day(v.Retry.Next)), ""})
+	}
+	if v.State == registry.Compromised {
+		found = append(found, Finding{Warning, "compromised_held", v.KID,
+			fmt.Sprintf("it is compromised, its private key is still in %s, and %s may seal to it until %s unless told not to", v.Backend, w.key.Partner, day(v.ValidTill)),
+			"have " + w.key.Partner + " remove the key, then keyd keys destroy " + v.KID})
 	}
 	if v.State == registry.Announced && step.Name == StepNone {
 		found = append(found, Finding{Failure, "never_active", v.KID, step.Reason, "keyd keys compromise " + v.KID})

@@ -75,6 +75,9 @@ type Config struct {
 	// far back as an interrupted operation may lie. Run reads it once, to write
 	// the outcomes that a crash kept from being written. Nil leaves them out.
 	AuditTail func(ctx context.Context) ([]audit.Entry, error)
+	// ReadAudit returns up to limit entries after one, oldest first. Check holds
+	// them against the histories; nil leaves that out.
+	ReadAudit func(ctx context.Context, after uint64, limit int) ([]audit.Entry, error)
 	Backends  map[string]Backend // by their names in the config
 	Partners  map[string]Partner
 	Retry     RetryPolicy

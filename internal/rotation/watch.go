@@ -78,6 +78,26 @@ func (e *Engine) RefreshPartnerKey(ctx context.Context, actor audit.Actor, partn
 	}
 }
 
+// PeekPartnerKey fetches a partner's public key, stores nothing, and reports
+// whether a refresh would find another one than before.
+func (e *Engine) PeekPartnerKey(ctx context.Context, partner string) (pk registry.PartnerKey, changed bool, err error) {
+	p, ok := e.cfg.Partners[partner]
+	switch {
+	case !ok:
+		return pk, false, fmt.Errorf("partner %q: %w", partner, ErrNoPartner)
+	case p.KeySource == nil:
+		return pk, false, fmt.Errorf("partner %s: %w", partner, ErrNoPartnerKey)
+	}
+	if pk, err = fetchFrom(ctx, partner, p.KeySource); err != nil {
+		return registry.PartnerKey{}, false, err
+	}
+	before, err := e.reg.PartnerKey(partner)
+	if errors.Is(err, registry.ErrNotFound) {
+		return pk, false, nil
+	}
+	return pk, before.Fingerprint != pk.Fingerprint, err
+}
+
 // fetch runs apart from those who wait for it, so that the first of them going
 // away does not fail the others.
 func (e *Engine) fetch(ctx context.Context, f *fetch, actor audit.Actor, partner string, source KeySource) {

@@ -57,6 +57,30 @@ func TestFetchesAtTheSameTimeAreOne(t *testing.T) {
 	})
 }
 
+func TestPeekStoresNothing(t *testing.T) {
+	inWorld(t, func(w *world) { w.partner.theirs = rsaKey(w.t, 2048) }, func(w *world) {
+		pk, changed, err := w.engine.PeekPartnerKey(w.t.Context(), partnerName)
+		if err != nil || changed || pk.Fingerprint == "" {
+			w.t.Fatalf("the first: %+v, %v, %v", pk, changed, err)
+		}
+		if _, err := w.reg.PartnerKey(partnerName); !errors.Is(err, registry.ErrNotFound) {
+			w.t.Errorf("it was stored: %v", err)
+		}
+		stored, err := w.engine.PartnerKey(w.t.Context(), partnerName)
+		w.must(err)
+		w.partner.set(func(p *partner) { p.theirs = rsaKey(w.t, 3072) })
+		if pk, changed, err = w.engine.PeekPartnerKey(w.t.Context(), partnerName); err != nil || !changed || pk.Fingerprint == stored.Fingerprint {
+			w.t.Errorf("another one: %+v, %v, %v", pk, changed, err)
+		}
+		if still, _ := w.reg.PartnerKey(partnerName); still.Fingerprint != stored.Fingerprint {
+			w.t.Error("the other one was stored")
+		}
+		if _, _, err := w.engine.PeekPartnerKey(w.t.Context(), "nobody"); !errors.Is(err, rotation.ErrNoPartner) {
+			w.t.Errorf("of nobody: %v", err)
+		}
+	})
+}
+
 func TestAChangedPartnerKeyIsNoticed(t *testing.T) {
 	inWorld(t, func(w *world) { w.partner.theirs = rsaKey(w.t, 2048) }, func(w *world) {
 		refresh := func() (registry.PartnerKey, bool) {

@@ -67,7 +67,7 @@ func (w *world) open() {
 		w.t.Fatalf("opening the registry: %v", err)
 	}
 	w.reg = reg
-	cfg := rotation.Config{Registry: reg, Audit: w.trail, AuditTail: w.trail.tail, Instance: "test",
+	cfg := rotation.Config{Registry: reg, Audit: w.trail, AuditTail: w.trail.tail, ReadAudit: w.trail.read, Instance: "test",
 		Backends: map[string]rotation.Backend{backendName: &powered{w.token, w.power}},
 		Partners: map[string]rotation.Partner{partnerName: {Announcer: w.partner, Canary: w.partner, KeySource: w.partner}},
 		Logger:   slog.New(slog.NewTextHandler(logTo(w.t), &slog.HandlerOptions{Level: slog.LevelWarn}))}
