@@ -54,6 +54,9 @@ type Policy struct {
 	SettleFor   string `json:"settle_for"`
 	Canary      string `json:"canary"`
 	MinBoundary string `json:"min_boundary,omitempty"`
+	// First is "make" (or "") to make the first version at once, "adopt" to wait
+	// until one is adopted.
+	First string `json:"first,omitempty"`
 }
 
 // Step is a step of a rotation: what, for which version, from when, and why.

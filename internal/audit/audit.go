@@ -76,8 +76,6 @@ var (
 	// ErrEntry is returned for an entry that is not well formed: an unknown
 	// phase or result, no action, an intent or outcome without an operation.
 	ErrEntry = errors.New("malformed audit entry")
-	// ErrTooLarge is returned for an entry whose line would exceed 8 KiB.
-	ErrTooLarge = errors.New("the audit entry is too large")
 )
 
 // BrokenError says where a log stops being a whole chain.

@@ -6,12 +6,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"sort"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
 )
 
 // The phases of an entry.
@@ -26,15 +24,6 @@ const (
 	ResultOK      = "ok"
 	ResultFailed  = "failed"
 	ResultRefused = "refused" // the caller may not, or the rules forbid it
-)
-
-// Limits of an entry. Texts may come from a peer: they are cut, so that nobody
-// can make an operation fail, or hide, by the length of what they send.
-const (
-	maxLine   = 8 << 10 // a whole line with its newline
-	maxText   = 256     // every text but a detail's value
-	maxValue  = 1 << 10 // a detail's value
-	maxDetail = 32      // number of details
 )
 
 // Actor is who caused an entry.
@@ -58,8 +47,11 @@ func (a Actor) String() string {
 	return strings.TrimSpace(name + " " + a.Role)
 }
 
-// Entry is one entry of the log. Texts longer than 256 bytes, and values of
-// Detail longer than 1 KiB, are cut and end in the number of bytes left out.
+// Entry is one entry of the log. Texts that take more than 256 bytes in their
+// line (names of details 64, values 1 KiB) are cut and end in the number of bytes
+// left out. Values are cut further, the longest first, until the line fits in
+// 8 KiB; of more than 32 details the rest are counted in one named "…". So every
+// well-formed entry is one that the log takes.
 type Entry struct {
 	Seq     uint64            `json:"seq"`           // set by the log
 	At      time.Time         `json:"at"`            // set by the log: when it was written
@@ -101,18 +93,28 @@ func encode(e Entry) ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
 	}
+	e.Seq, e.At = 0, time.Time{} // the log sets them
+	body, err := e.trimmed(maxValue).members()
+	if err != nil || len(body) <= maxBody {
+		return body, err
+	}
+	// The longest values give way, as little as will do.
+	limit := maxValue - sort.Search(maxValue-minValue, func(less int) bool {
+		body, err := e.trimmed(maxValue - less).members()
+		return err == nil && len(body) <= maxBody
+	})
+	return e.trimmed(limit).members()
+}
+
+func (e Entry) members() ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(e.trimmed()); err != nil {
+	if err := enc.Encode(e); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrEntry, err)
 	}
 	body := bytes.TrimSuffix(bytes.TrimPrefix(buf.Bytes(), []byte(blank)), []byte("}\n"))
-	body = escapeInvisible(body)
-	if n := maxPrefix + len(body) + suffixLen + 1; n > maxLine {
-		return nil, fmt.Errorf("%w: %s takes %d bytes of %d", ErrTooLarge, e.Action, n, maxLine)
-	}
-	return body, nil
+	return escapeInvisible(body), nil
 }
 
 // check refuses what a reader of the log could not understand.
@@ -136,66 +138,9 @@ func (e Entry) check() error {
 		return bad("%s: an intent with a result", e.Action)
 	case e.Phase == PhaseOutcome && e.Result == "":
 		return bad("%s: an outcome without a result", e.Action)
-	case len(e.Detail) > maxDetail:
-		return fmt.Errorf("%w: %s has %d details of %d", ErrTooLarge, e.Action, len(e.Detail), maxDetail)
 	}
 	return nil
 }
-
-// trimmed is the entry with every text within its limit, and without what the
-// log sets itself. The caller's map is not touched.
-func (e Entry) trimmed() Entry {
-	e.Seq, e.At = 0, time.Time{}
-	for _, s := range []*string{&e.Op, &e.Action, &e.Actor.User, &e.Actor.Role, &e.Key, &e.KID, &e.Partner, &e.Code} {
-		*s = cut(*s, maxText)
-	}
-	if len(e.Detail) > 0 {
-		detail := make(map[string]string, len(e.Detail))
-		for k, v := range e.Detail {
-			detail[cut(k, maxText)] = cut(v, maxValue)
-		}
-		e.Detail = detail
-	}
-	return e
-}
-
-// cut shortens s to at most about limit bytes and says how much is missing.
-func cut(s string, limit int) string {
-	if len(s) <= limit {
-		return s
-	}
-	end := limit
-	for end > limit-utf8.UTFMax && !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return fmt.Sprintf("%s…[+%d bytes]", s[:end], len(s)-end)
-}
-
-// escapeInvisible writes the control and format characters that JSON lets
-// stand (DEL, C1, bidirectional overrides, …) as \u escapes, so that a log shown
-// on a terminal cannot say something other than it does. JSON has already
-// escaped those below 0x20; in valid JSON the rest occur inside strings only.
-func escapeInvisible(b []byte) []byte {
-	at := bytes.IndexFunc(b, invisible)
-	if at < 0 {
-		return b
-	}
-	out := append([]byte(nil), b[:at]...)
-	for _, r := range string(b[at:]) {
-		switch {
-		case !invisible(r):
-			out = utf8.AppendRune(out, r)
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
-		}
-	}
-	return out
-}
-
-func invisible(r rune) bool { return r >= 0x7f && unicode.In(r, unicode.Cc, unicode.Cf) }
 
 const (
 	prevMember = `,"prev":"`

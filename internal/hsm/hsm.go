@@ -6,9 +6,9 @@
 // token is opened: mechanism lists are wrong in both directions.
 //
 // The module runs in this process. It is C: one that crashes takes the process
-// with it, and copies of the PIN and of content keys that it or the binding
-// (github.com/miekg/pkcs11) leaves on the C heap are out of reach. The buffers
-// on this side of the binding are wiped.
+// with it, and the copies of content keys that it leaves on the C heap are out
+// of reach, as is the copy of the PIN that the binding (github.com/miekg/pkcs11)
+// makes there. The buffers on this side are wiped.
 package hsm
 
 import (

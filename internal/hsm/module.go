@@ -15,9 +15,10 @@ import (
 
 // module is a PKCS #11 library in this process.
 type module struct {
-	path     string
-	reserved string
-	ctx      *pkcs11.Ctx
+	path      string
+	reserved  string
+	ctx       *pkcs11.Ctx
+	decrypter decrypter
 
 	// Guarded by modules.Mutex.
 	users   int            // Tokens that hold it initialised
@@ -51,6 +52,9 @@ func load(path, reserved string) (*module, error) {
 	if m == nil {
 		m = &module{path: path}
 		if m.ctx, err = dlopen(real); err != nil {
+			return nil, fmt.Errorf("loading the PKCS #11 module %s: %w", path, err)
+		}
+		if m.decrypter, err = newDecrypter(real); err != nil {
 			return nil, fmt.Errorf("loading the PKCS #11 module %s: %w", path, err)
 		}
 		// A library stays loaded for the life of the process: several crash in

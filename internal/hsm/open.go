@@ -84,20 +84,11 @@ func (t *Token) ask(ctx context.Context, handle string, k *key, encrypted []byte
 }
 
 // decrypt is C_DecryptInit and C_Decrypt.
-//
-// BUG(miekg): the binding asks for the length before it asks for the content,
-// which is one call too many, copies the answer out of a C buffer that it frees
-// unwiped, and leaks that buffer when the second call fails. At level unwrap a
-// bad padding is such a failure and costs as many bytes as the modulus has.
 func (t *Token) decrypt(s pkcs11.SessionHandle, m *pkcs11.Mechanism, object pkcs11.ObjectHandle, block []byte) ([]byte, error) {
 	if err := t.module.ctx.DecryptInit(s, []*pkcs11.Mechanism{m}, object); err != nil {
 		return nil, meaning("C_DecryptInit", err)
 	}
-	out, err := t.module.ctx.Decrypt(s, block)
-	if err != nil {
-		return nil, meaning("C_Decrypt", err)
-	}
-	return out, nil
+	return t.module.decrypter.decrypt(s, block)
 }
 
 // lost is for a token that does not know an object handle any more. If it is

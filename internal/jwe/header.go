@@ -2,7 +2,6 @@ package jwe
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,53 +17,68 @@ const (
 	maxDepth = 4
 )
 
-// header is a protected header that is well formed and asks for nothing keyd
-// does not do.
-type header struct {
-	alg, enc, kid string
-	members       map[string]json.RawMessage
-}
+// header is what keyd needs of a protected header that is well formed and asks
+// for nothing keyd does not do.
+type header struct{ alg, enc, kid string }
 
 // readHeader reads the first part of an envelope. Names are compared as they
 // are (RFC 7515 §4), a member that stands twice is refused (RFC 7516 §4), and
 // members keyd does not know are left alone, as §4 wants it.
-func readHeader(part []byte) (*header, error) {
-	if base64.RawURLEncoding.DecodedLen(len(part)) > maxHeader {
-		return nil, fmt.Errorf("%w: the header is longer than %d bytes", ErrTooLarge, maxHeader)
+func readHeader(part []byte) (header, error) {
+	if strict.DecodedLen(len(part)) > maxHeader {
+		return header{}, fmt.Errorf("%w: the header is longer than %d bytes", ErrTooLarge, maxHeader)
 	}
-	text, err := decode(parts[0], part)
+	var room [256]byte // enough for most
+	decoded, err := decode(parts[0], room[:0], part)
 	if err != nil {
-		return nil, err
+		return header{}, err
 	}
+	text := string(decoded)
+	if h, ok := readPlain(text); ok {
+		return h, nil
+	}
+	return readMembers([]byte(text))
+}
+
+// members are a header's, each as it is written.
+type members map[string]json.RawMessage
+
+// readMembers reads any header there may be.
+func readMembers(text []byte) (header, error) {
 	if !utf8.Valid(text) {
-		return nil, fmt.Errorf("%w: the header is not UTF-8", ErrMalformed)
+		return header{}, fmt.Errorf("%w: the header is not UTF-8", ErrMalformed)
 	}
-	var h header
-	if err := json.Unmarshal(text, &h.members); err != nil || h.members == nil {
-		return nil, fmt.Errorf("%w: the header is not a JSON object", ErrMalformed)
+	var m members
+	if err := json.Unmarshal(text, &m); err != nil || m == nil {
+		return header{}, fmt.Errorf("%w: the header is not a JSON object", ErrMalformed)
 	}
 	if err := checkMembers(text); err != nil {
-		return nil, fmt.Errorf("%w: the header %w", ErrMalformed, err)
+		return header{}, fmt.Errorf("%w: the header %w", ErrMalformed, err)
 	}
+	var h header
 	var ignored string
 	for _, member := range []struct {
 		name     string
 		to       *string
 		required bool
 	}{{"alg", &h.alg, true}, {"enc", &h.enc, true}, {"kid", &h.kid, false}, {"typ", &ignored, false}, {"cty", &ignored, false}, {"url", &ignored, false}} {
-		if *member.to, err = h.text(member.name); err != nil {
-			return nil, err
+		var err error
+		if *member.to, err = m.text(member.name); err != nil {
+			return header{}, err
 		}
 		if member.required && *member.to == "" {
-			return nil, fmt.Errorf("%w: the header has no %s", ErrMalformed, member.name)
+			return header{}, fmt.Errorf("%w: the header has no %s", ErrMalformed, member.name)
 		}
 	}
-	return &h, h.refuseExtensions()
+	if err := m.refuseExtensions(); err != nil {
+		return header{}, err
+	}
+	return h, nil
 }
 
 // text returns a member that must be a string if it is there at all.
-func (h *header) text(name string) (string, error) {
-	raw, ok := h.members[name]
+func (m members) text(name string) (string, error) {
+	raw, ok := m[name]
 	if !ok {
 		return "", nil
 	}
@@ -84,14 +98,14 @@ func (h *header) text(name string) (string, error) {
 func faithful(s string) bool { return !strings.ContainsRune(s, utf8.RuneError) }
 
 // refuseExtensions refuses what would have to be done besides decrypting.
-func (h *header) refuseExtensions() error {
+func (m members) refuseExtensions() error {
 	// RFC 7516 §4.1.3: inflating lets a small envelope become a large plaintext,
 	// and the length of the ciphertext tells of the content.
-	if _, ok := h.members["zip"]; ok {
+	if _, ok := m["zip"]; ok {
 		return fmt.Errorf("%w: zip: compressed content is not accepted", ErrAlgorithm)
 	}
 	// RFC 7516 §4.1.13: keyd understands no extension, so none can be critical.
-	if _, ok := h.members["crit"]; ok {
+	if _, ok := m["crit"]; ok {
 		return fmt.Errorf("%w: crit: no critical extension is understood", ErrAlgorithm)
 	}
 	return nil

@@ -11,7 +11,6 @@
 package jwe
 
 import (
-	"encoding/json"
 	"errors"
 
 	"keyd/internal/boundary"
@@ -47,8 +46,6 @@ type Message struct {
 	// KID is the header's kid, "" where there is none: whether that will do is
 	// the caller's to say.
 	KID string
-	// Header is the protected header, by member, as it was written.
-	Header map[string]json.RawMessage
 	// Envelope is for the backend. It shares no memory with what was parsed.
 	Envelope boundary.Envelope
 }

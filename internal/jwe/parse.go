@@ -16,6 +16,10 @@ var parts = [5]string{"header", "encrypted key", "initialization vector", "ciphe
 // moduli are the lengths an RSA modulus keyd makes can have, in bytes.
 var moduli = []int{256, 384, 512}
 
+// strict is base64url without padding (RFC 7515 §2), of which there is only one
+// spelling for the same bytes: loose bits at the end are refused.
+var strict = base64.RawURLEncoding.Strict()
+
 // Parse reads an envelope in compact serialization that the policy allows. The
 // error is one of [ErrTooLarge], [ErrMalformed] and [ErrAlgorithm].
 //
@@ -36,16 +40,21 @@ func Parse(compact []byte, p Policy) (*Message, error) {
 	if err := p.permit(h.alg, h.enc); err != nil {
 		return nil, err
 	}
-	env := boundary.Envelope{Alg: h.alg, Enc: h.enc, AAD: bytes.Clone(split[0])}
+	env := boundary.Envelope{Alg: h.alg, Enc: h.enc}
+	// One buffer has room for all parts: the first as it is, the others decoded.
+	buf := append(make([]byte, 0, len(split[0])+strict.DecodedLen(len(compact)-len(split[0]))), split[0]...)
+	env.AAD = slices.Clip(buf)
 	for i, to := range []*[]byte{&env.EncryptedKey, &env.IV, &env.Ciphertext, &env.Tag} {
-		if *to, err = decode(parts[i+1], split[i+1]); err != nil {
+		start := len(buf)
+		if buf, err = decode(parts[i+1], buf, split[i+1]); err != nil {
 			return nil, err
 		}
+		*to = slices.Clip(buf[start:]) // what is appended to one must not run into the next
 	}
 	if err := checkLengths(&env); err != nil {
 		return nil, err
 	}
-	return &Message{KID: h.kid, Header: h.members, Envelope: env}, nil
+	return &Message{KID: h.kid, Envelope: env}, nil
 }
 
 // split cuts an envelope at its dots.
@@ -74,14 +83,15 @@ func split(compact []byte) ([5][]byte, error) {
 	default:
 		return five, fmt.Errorf("%w: cut by dots into %d, want five parts", ErrMalformed, n)
 	}
-	copy(five[:], bytes.Split(compact, []byte(".")))
+	for i := range five {
+		five[i], compact, _ = bytes.Cut(compact, []byte("."))
+	}
 	return five, nil
 }
 
-// decode undoes base64url without padding (RFC 7515 §2), of which there is only
-// one spelling for the same bytes: loose bits at the end are refused.
-func decode(name string, part []byte) ([]byte, error) {
-	decoded, err := base64.RawURLEncoding.Strict().AppendDecode(nil, part)
+// decode undoes base64url and appends the result to what is in to.
+func decode(name string, to, part []byte) ([]byte, error) {
+	decoded, err := strict.AppendDecode(to, part)
 	switch {
 	case err == nil:
 		return decoded, nil

@@ -113,7 +113,7 @@ func TestAKeyCanWaitForItsFirstVersionToBeAdopted(t *testing.T) {
 		}
 		w.partner.set(func(p *partner) { p.uses = "" })
 		w.pass(8 * aDay)
-		if v := w.the(registry.Active); v.Number != 2 {
+		if v := w.the(registry.Active); v.Number < 2 {
 			w.t.Errorf("the schedule does not go on from there: %s", w.describe())
 		}
 	})
