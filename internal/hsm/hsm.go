@@ -42,7 +42,9 @@ type Config struct {
 	// answer.
 	PIN func() ([]byte, error)
 	// PINGuardPath is a file in which a refused PIN is remembered (as a slow
-	// hash), so that no restart tries it again. The directory must exist.
+	// hash), so that no restart tries it again. Beside it, with ".new" added,
+	// stands a PIN while it is tried; one that is left there by a crash counts as
+	// refused. The directory must exist.
 	PINGuardPath string
 	// Sessions is how many operations run in the token at once.
 	Sessions int

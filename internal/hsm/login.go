@@ -68,17 +68,11 @@ func plausible(pin []byte) error {
 func (t *Token) present(pin []byte) error {
 	guard := pinGuard{path: t.cfg.PINGuardPath}
 	id := tokenIdentity{Module: t.cfg.Module, Label: t.slot.info.Label, Serial: t.slot.info.SerialNumber}
-	refused, err := guard.refused(id, pin)
-	if err != nil {
+	if err := t.unspent(guard, id, pin); err != nil {
 		return err
 	}
-	if refused {
-		return fmt.Errorf("token %s refused this PIN at an earlier start, and it is not tried again, because tokens lock: "+
-			"put the right PIN in place and start keyd again (if the PIN was right and the token has been repaired since, remove %s first): %w",
-			t.slot, guard.path, ErrPINRefused)
-	}
-	// What would have to be written is on disk before the PIN is shown: a full
-	// disk must not turn one try into many.
+	// What would have to be written is on disk before the PIN is shown: neither a
+	// full disk nor a crash in the module must turn one try into many.
 	note, err := guard.prepare(id, pin)
 	if err != nil {
 		return err
@@ -104,6 +98,23 @@ func (t *Token) present(pin []byte) error {
 			t.slot, meaning("C_Login", err), ErrPINRefused), note.keep())
 	}
 	return errors.Join(fmt.Errorf("logging in to token %s: %w", t.slot, meaning("C_Login", err)), note.discard())
+}
+
+// unspent looks whether the guard knows the PIN. Whoever puts another one in
+// place has it tried.
+func (t *Token) unspent(guard pinGuard, id tokenIdentity, pin []byte) error {
+	file, err := guard.refused(id, pin)
+	switch file {
+	case "":
+		return err
+	case guard.pending():
+		return fmt.Errorf("token %s was shown this PIN at an earlier start, and keyd or the module died before the answer: "+
+			"that counts as refused, and it is not tried again, because tokens lock: if the PIN is right, remove %s and start keyd again; "+
+			"another PIN is tried as soon as it is in place: %w", t.slot, file, ErrPINRefused)
+	}
+	return fmt.Errorf("token %s refused this PIN at an earlier start, and it is not tried again, because tokens lock: "+
+		"put the right PIN in place and start keyd again (if the PIN was right and the token has been repaired since, remove %s first): %w",
+		t.slot, file, ErrPINRefused)
 }
 
 // loggedIn looks whether a session can see private keys. One that cannot is

@@ -16,9 +16,12 @@ import (
 	"unsafe"
 )
 
-// pinGuard remembers in a file the last PIN that the token refused.
+// pinGuard remembers in a file the last PIN that the token refused, and in
+// another one beside it the last PIN that the token was shown without an answer
+// to be seen: a module that crashes over a wrong PIN has used up a try too, and
+// whoever starts keyd again would use up the rest.
 //
-// The file holds a salted slow hash. A refused PIN is a secret still: it may be
+// Either file holds a salted slow hash. A refused PIN is a secret still: it may be
 // another token's, or the right one but for a letter.
 type pinGuard struct{ path string }
 
@@ -54,10 +57,28 @@ func slowHash(pin, salt []byte) ([]byte, error) {
 	return hash, nil
 }
 
-// refused reports whether the token refused this PIN before. A file that cannot
-// be read is an error: it may say yes.
-func (g pinGuard) refused(id tokenIdentity, pin []byte) (bool, error) {
-	raw, err := os.ReadFile(g.path)
+// pending is where a PIN stands while the token is shown it.
+func (g pinGuard) pending() string { return g.path + ".new" }
+
+// refused reports whether the token refused this PIN before, or was shown it
+// and nobody knows the answer. The file that says so is named for people.
+func (g pinGuard) refused(id tokenIdentity, pin []byte) (file string, err error) {
+	for _, path := range []string{g.path, g.pending()} {
+		found, err := holds(path, id, pin)
+		if err != nil {
+			return "", err
+		}
+		if found {
+			return path, nil
+		}
+	}
+	return "", nil
+}
+
+// holds reports whether a file names this PIN for this token. A file that
+// cannot be read is an error: it may say yes.
+func holds(path string, id tokenIdentity, pin []byte) (bool, error) {
+	raw, err := os.ReadFile(path) // #nosec G304 -- the config's own path
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -68,7 +89,7 @@ func (g pinGuard) refused(id tokenIdentity, pin []byte) (bool, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&r); err != nil || r.KDF != guardKDF || len(r.Salt) != guardSaltLen || len(r.Hash) != sha256.Size {
-		return false, fmt.Errorf("%s should say which PIN the token refused and is damaged: make sure that the PIN is right, then remove the file: %w", g.path, ErrPINRefused)
+		return false, fmt.Errorf("%s should say which PIN the token refused and is damaged: make sure that the PIN is right, then remove the file: %w", path, ErrPINRefused)
 	}
 	if r.Token != id {
 		return false, nil
@@ -80,11 +101,11 @@ func (g pinGuard) refused(id tokenIdentity, pin []byte) (bool, error) {
 	return subtle.ConstantTimeCompare(hash, r.Hash) == 1, nil
 }
 
-// guardNote is a refusal on disk that does not count yet.
+// guardNote is a refusal on disk before it is known to be one. It counts from
+// the start, in case that it never is.
 type guardNote struct{ from, to string }
 
-// prepare writes down that the PIN was refused, beside the place where that
-// counts.
+// prepare writes down that the token is shown this PIN.
 func (g pinGuard) prepare(id tokenIdentity, pin []byte) (guardNote, error) {
 	salt := make([]byte, guardSaltLen)
 	rand.Read(salt)
@@ -96,14 +117,14 @@ func (g pinGuard) prepare(id tokenIdentity, pin []byte) (guardNote, error) {
 	if err != nil {
 		return guardNote{}, fmt.Errorf("encoding a PIN guard: %w", err)
 	}
-	note := guardNote{from: g.path + ".new", to: g.path}
+	note := guardNote{from: g.pending(), to: g.path}
 	if err := writeDurably(note.from, raw); err != nil {
 		return guardNote{}, fmt.Errorf("the PIN was not tried, because a refusal could not be remembered: %w", err)
 	}
 	return note, nil
 }
 
-// keep makes the refusal count from now on.
+// keep: the token refused the PIN.
 func (n guardNote) keep() error {
 	if err := errors.Join(os.Rename(n.from, n.to), syncDir(filepath.Dir(n.to))); err != nil {
 		return fmt.Errorf("remembering the refused PIN: %w", err)
@@ -111,8 +132,10 @@ func (n guardNote) keep() error {
 	return nil
 }
 
+// discard: the token did not refuse the PIN. That is made to last: after a power
+// cut a good PIN must not count as one without an answer.
 func (n guardNote) discard() error {
-	if err := os.Remove(n.from); err != nil {
+	if err := errors.Join(os.Remove(n.from), syncDir(filepath.Dir(n.from))); err != nil {
 		return fmt.Errorf("removing a PIN guard that was not needed: %w", err)
 	}
 	return nil
@@ -130,17 +153,23 @@ func (g pinGuard) clear() error {
 	return nil
 }
 
+// writeDurably replaces a file at once: one that is there is whole, or somebody
+// has damaged it.
 func writeDurably(path string, raw []byte) error {
+	temp := path + ".tmp"
 	// One left by a crash is in the way, and may have another mode.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(raw)
-	return errors.Join(err, f.Sync(), f.Close())
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(temp, path), syncDir(filepath.Dir(path)))
 }
 
 func syncDir(path string) error {

@@ -8,6 +8,7 @@
 //   C_Decrypt after 0x30    does it and then fails
 //   C_Decrypt map 0x40 0x6  answers 0x6 where the module answers 0x40
 //   C_Decrypt hang          waits until the line is gone
+//   C_Login crash           takes the process with it
 //   flags 0x40000           token flags that are added
 //   state 0                 the state of every session
 //   attribute 0x162 1       the value of a boolean attribute
@@ -20,6 +21,7 @@
 //
 // Every call is noted in that file's name with ".log" added.
 #include <dlfcn.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,6 +69,8 @@ static int before(const char *name, CK_RV *rv)
 	note(name);
 	while (line(name, 0, rest, sizeof rest) && !strncmp(rest, "hang", 4))
 		usleep(2000);
+	if (line(name, 0, rest, sizeof rest) && !strncmp(rest, "crash", 5))
+		kill(getpid(), SIGKILL);
 	if (!line(name, 0, rest, sizeof rest) || strncmp(rest, "0x", 2))
 		return 0;
 	*rv = strtoul(rest, NULL, 16);
