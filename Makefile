@@ -11,7 +11,7 @@ PREFIX  ?= /usr
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## bin/keyd and bin/partnersim
+build: ## bin/keyd and the simulators
 	$(GO) build -trimpath -o bin/ ./cmd/...
 
 demo: softhsm build ## the main job from nothing, shown step by step
@@ -42,12 +42,14 @@ softhsm: ## installs SoftHSM, NSS softoken and opensc if they are missing
 outside: ## installs the outside JOSE implementation the tests check against (npm jose)
 	@./interop/install.sh
 
-install: build ## into DESTDIR, as a system service
+install: ## what make build made, into DESTDIR, as a system service
+	@test -x bin/keyd || { echo "run make build first"; exit 1; }
 	install -D -m 0755 bin/keyd $(DESTDIR)$(PREFIX)/bin/keyd
 	install -D -m 0644 packaging/keyd.service $(DESTDIR)$(PREFIX)/lib/systemd/system/keyd.service
 	install -D -m 0644 packaging/keyd.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/keyd.conf
-	test -e $(DESTDIR)/etc/keyd/keyd.yaml || install -D -m 0640 packaging/keyd.yaml $(DESTDIR)/etc/keyd/keyd.yaml
+	test -e $(DESTDIR)/etc/keyd/keyd.yaml || install -D -m 0644 packaging/keyd.yaml $(DESTDIR)/etc/keyd/keyd.yaml
 	cd docs && find . -name '*.md' -o -name '*.yaml' | xargs -I{} install -D -m 0644 {} $(DESTDIR)$(PREFIX)/share/doc/keyd/docs/{}
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemd-sysusers keyd.conf && systemctl daemon-reload; fi
 
 $(LINT):
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0

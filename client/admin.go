@@ -91,13 +91,18 @@ func (c *Client) Partners(ctx context.Context) ([]Partner, error) {
 	return list[Partner](ctx, c, "/v1/partners", nil)
 }
 
-// RefreshPartner fetches a partner's public key afresh.
-func (c *Client) RefreshPartner(ctx context.Context, partner string) (*PartnerKey, error) {
+// RefreshPartner fetches a partner's public key afresh. A dry run stores
+// nothing.
+func (c *Client) RefreshPartner(ctx context.Context, partner string, dryRun bool) (*PartnerKey, error) {
 	path, err := under("partners", partner, "/refresh")
 	if err != nil {
 		return nil, err
 	}
-	return ask[PartnerKey](ctx, c, call{method: http.MethodPost, path: path})
+	q := call{method: http.MethodPost, path: path}
+	if dryRun {
+		q.query = url.Values{"dry_run": {"true"}}
+	}
+	return ask[PartnerKey](ctx, c, q)
 }
 
 // AuditTail returns the last n entries of the audit log, as they stand in it.

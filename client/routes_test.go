@@ -64,7 +64,9 @@ func TestEveryRoute(t *testing.T) {
 			get("/v1/partners/wise"), &client.Partner{Name: "wise", Key: &client.PartnerKey{ID: "1"}}},
 		{"Partners", func(ctx context.Context, c *client.Client) (any, error) { return one(c.Partners(ctx)) },
 			get("/v1/partners"), []client.Partner{{Name: "wise"}, {Name: "venly"}}},
-		{"RefreshPartner", func(ctx context.Context, c *client.Client) (any, error) { return one(c.RefreshPartner(ctx, "wise")) },
+		{"RefreshPartner", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.RefreshPartner(ctx, "wise", false))
+		},
 			post("/v1/partners/wise/refresh", ""), &client.PartnerKey{ID: "2", Changed: true}},
 		{"Status", func(ctx context.Context, c *client.Client) (any, error) { return one(c.Status(ctx)) }, get("/v1/status"), &someStatus},
 		{"Doctor", func(ctx context.Context, c *client.Client) (any, error) { return one(c.Doctor(ctx)) },
@@ -201,7 +203,7 @@ func TestNamesCannotLeaveTheirPlace(t *testing.T) {
 			"Rotate":         func() (any, error) { return one(c.Rotate(t.Context(), name, false)) },
 			"Destroy":        func() (any, error) { return one(c.Destroy(t.Context(), name, "r", false)) },
 			"Partner":        func() (any, error) { return one(c.Partner(t.Context(), name)) },
-			"RefreshPartner": func() (any, error) { return one(c.RefreshPartner(t.Context(), name)) },
+			"RefreshPartner": func() (any, error) { return one(c.RefreshPartner(t.Context(), name, false)) },
 			"Encrypt":        func() (any, error) { return one(c.Encrypt(t.Context(), name, nil, client.EncryptOptions{})) },
 			"Decrypt":        func() (any, error) { return one(c.Decrypt(t.Context(), name, nil)) },
 		} {

@@ -73,13 +73,12 @@ ok "version $OLD is active"
 step "A sealed request to Wise"
 printf '{"type":"GENERAL_ENQUIRY","subject":"payout 4711 is late","externalId":"case-1"}' >"$D/request.json"
 keyd encrypt wise "$D/request.json" --url /v1/cases --json >"$D/sealed.json"
-field jwe <"$D/sealed.json" >"$D/request.jwe"
-cut -c1-96 "$D/request.jwe" | sed 's/$/…/' | show
+field jwe <"$D/sealed.json" | tr -d '\n' >"$D/request.jwe"
+head -c 96 "$D/request.jwe" | sed 's/$/…\n/' | show
 ok "$(wc -c <"$D/request.json") bytes of JSON, $(wc -c <"$D/request.jwe") bytes of JWE"
 
 step "Wise opens it and answers with an envelope for us; keyd opens that in the token"
-tr -d '\n' <"$D/request.jwe" >"$D/request.body"
-./demo/wise-call.sh "$SIM" demo-client "$D/secret" "$D/request.body" >"$D/answer.jwe" || fail "the simulator refused the request"
+./demo/wise-call.sh "$SIM" demo-client "$D/secret" "$D/request.jwe" >"$D/answer.jwe" || fail "the simulator refused the request"
 keyd decrypt wise "$D/answer.jwe" --verbose >"$D/answer.json" 2>"$D/answer.how"
 { cat "$D/answer.json"; echo; cat "$D/answer.how"; } | show
 grep -q "$OLD" "$D/answer.how" || fail "opened by another kid"

@@ -7,6 +7,7 @@ exec 9<install.sh
 flock 9
 
 packages=()
+command -v npm >/dev/null || packages+=(nodejs npm)
 command -v curl >/dev/null || packages+=(curl)
 command -v systemd-analyze >/dev/null || packages+=(systemd)
 if [ ${#packages[@]} -gt 0 ]; then

@@ -123,6 +123,9 @@ func verifyLog(t terminal, path string, want *audit.Head, asJSON bool) error {
 		fmt.Fprintf(t.out, "BROKEN: %v\n", broken)
 	} else {
 		fmt.Fprintf(t.out, "whole: %d entries, head %d:%s\n", report.Entries, report.Head.Seq, report.Head.Hash)
+		if report.Remembered == nil {
+			fmt.Fprintln(t.out, "no head was compared: if entries were cut off its end, this does not show it; give --head")
+		}
 	}
 	if isBroken {
 		return exitError(exitProblem)

@@ -55,10 +55,12 @@ func run(ctx context.Context, args []string, t terminal) int {
 	if len(args) == 0 || slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
 		return printHelp(t, args)
 	}
+	if args[0] == "--version" {
+		args = []string{"version"}
+	}
 	cmd, rest, ok := pick(args)
 	if !ok {
-		fmt.Fprintf(t.err, "keyd: no command %q; keyd help lists them\n", strings.Join(args[:min(2, len(args))], " "))
-		return exitUsage
+		return unknownCommand(t, args)
 	}
 	fs := flag.NewFlagSet("keyd "+cmd.name, flag.ContinueOnError)
 	fs.SetOutput(io.Discard)
@@ -109,6 +111,22 @@ func pick(args []string) (command, []string, bool) {
 		}
 	}
 	return command{}, nil, false
+}
+
+// unknownCommand says which commands begin like what was asked for.
+func unknownCommand(t terminal, args []string) int {
+	fmt.Fprintf(t.err, "keyd: no command %q\n", strings.Join(args[:min(2, len(args))], " "))
+	similar := 0
+	for _, c := range commands() {
+		if strings.HasPrefix(c.name, args[0]+" ") {
+			fmt.Fprintf(t.err, "  keyd %-34s %s\n", strings.TrimSpace(c.name+" "+c.args), c.brief)
+			similar++
+		}
+	}
+	if similar == 0 {
+		fmt.Fprintln(t.err, "keyd help lists the commands")
+	}
+	return exitUsage
 }
 
 // parseInterspersed lets flags stand after arguments, which package flag alone
@@ -208,6 +226,7 @@ func printHelp(t terminal, args []string) int {
 			printCommandHelp(t.out, cmd, fs)
 			return exitOK
 		}
+		return unknownCommand(t, args[1:])
 	}
 	fmt.Fprintf(t.out, "keyd keeps partner-encryption keys in hardware, rotates them, and opens what partners seal to them.\n\nusage: keyd COMMAND [flags] [arguments]\n\n")
 	for _, c := range commands() {

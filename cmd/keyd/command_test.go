@@ -59,7 +59,8 @@ func TestWrongUsageSaysWhatIsWrong(t *testing.T) {
 		want string
 	}{
 		{[]string{"key", "list"}, `no command "key list"`},
-		{[]string{"keys"}, `no command "keys"`},
+		{[]string{"keys"}, "keyd keys rotate KEY"},
+		{[]string{"help", "nosuch"}, `no command "nosuch"`},
 		{[]string{"keys", "show"}, "missing KEY|KID"},
 		{[]string{"keys", "list", "extra"}, "too many arguments"},
 		{[]string{"keys", "list", "--nope"}, "flag provided but not defined"},
@@ -68,6 +69,14 @@ func TestWrongUsageSaysWhatIsWrong(t *testing.T) {
 		code, _, stderr := invoke(t, tc.args...)
 		if code != exitUsage || !strings.Contains(stderr, tc.want) {
 			t.Errorf("%v: exit %d, %q, want %q", tc.args, code, stderr, tc.want)
+		}
+	}
+}
+
+func TestVersionIsAskedForEitherWay(t *testing.T) {
+	for _, args := range [][]string{{"version"}, {"--version"}} {
+		if code, out, _ := invoke(t, args...); code != exitOK || !strings.Contains(out, "registry schema") {
+			t.Errorf("keyd %v: exit %d, %q", args, code, out)
 		}
 	}
 }

@@ -164,15 +164,18 @@ type keyConfig struct {
 	Rotate string `yaml:"rotate"`
 	// ValidFor bounds the validTill told to the partner: the only revocation
 	// Wise offers. At least one rotation interval plus DrainFor.
-	ValidFor registry.Duration `yaml:"valid_for"`
+	ValidFor *registry.Duration `yaml:"valid_for"`
 	// DrainFor is how long a version still opens after its successor is active.
-	DrainFor registry.Duration `yaml:"drain_for"`
+	DrainFor *registry.Duration `yaml:"drain_for"`
 	// SettleFor waits between the upload and the canary.
 	SettleFor registry.Duration `yaml:"settle_for"`
 	// Canary: open (the playground's answer must open), kid (and must name the
 	// new version), off.
 	Canary      string `yaml:"canary"`
 	MinBoundary string `yaml:"min_boundary"`
+	// First: make (the first version is made and announced at once) or adopt
+	// (keyd keys adopt brings one that the partner knows already).
+	First string `yaml:"first"`
 }
 
 type auditConfig struct {

@@ -42,7 +42,10 @@ func encryptSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 		if *asJSON {
 			return printJSON(t.out, sealed)
 		}
-		_, err = fmt.Fprintln(t.out, sealed.JWE)
+		if isTerminal(t.out) {
+			sealed.JWE += "\n" // nowhere else: an envelope with a line break is none
+		}
+		_, err = io.WriteString(t.out, sealed.JWE)
 		return err
 	}
 }

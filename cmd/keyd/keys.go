@@ -29,7 +29,7 @@ func keyCommands() []command {
 		versionCommandFor("destroy", "delete a version's private key from the backend", true,
 			"Refused while the version may still be needed: compromise it first if its key\nmust go before its time.", (*client.Client).Destroy),
 		{name: "keys adopt", args: "KEY", brief: "take over a key pair that already exists in the backend", setup: keysAdopt,
-			help: "For moving in: the partner already has the public key under a kid, and the\nprivate key is in the token. Nothing is uploaded and no material is made."},
+			help: "For moving in: the partner already has the public key under a kid (--told), and the\nprivate key is in the token. Nothing is uploaded and no material is made.\nFor a new key, create it with --first adopt (first: adopt in the config): it\nwaits for this. Beside an active version, the adopted one drains."},
 	}
 }
 
@@ -103,6 +103,7 @@ func keysCreate(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 	fs.StringVar(&body.Policy.SettleFor, "settle-for", "0s", "`DURATION` between upload and canary")
 	fs.StringVar(&body.Policy.Canary, "canary", "open", "open, kid or off: what the `CANARY` must show")
 	fs.StringVar(&body.Policy.MinBoundary, "min-boundary", "", "lowest boundary `LEVEL` allowed")
+	fs.StringVar(&body.Policy.First, "first", "make", "make the first version, or wait to `adopt` one")
 	return func(ctx context.Context, t terminal, args []string) error {
 		body.Name = args[0]
 		return change.run(ctx, t, func(c *client.Client) (*client.Change, error) {

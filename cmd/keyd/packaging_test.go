@@ -18,6 +18,9 @@ func TestExampleConfigIsAccepted(t *testing.T) {
 
 func TestInstallPutsEveryFileInPlace(t *testing.T) {
 	root := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "make", "-C", "../..", "build").CombinedOutput(); err != nil {
+		t.Fatalf("make build: %v\n%s", err, out)
+	}
 	makeInstall := exec.CommandContext(t.Context(), "make", "-C", "../..", "install", "DESTDIR="+root)
 	if out, err := makeInstall.CombinedOutput(); err != nil {
 		t.Fatalf("make install: %v\n%s", err, out)
@@ -26,7 +29,7 @@ func TestInstallPutsEveryFileInPlace(t *testing.T) {
 		"usr/bin/keyd":                          0o755,
 		"usr/lib/systemd/system/keyd.service":   0o644,
 		"usr/lib/sysusers.d/keyd.conf":          0o644,
-		"etc/keyd/keyd.yaml":                    0o640,
+		"etc/keyd/keyd.yaml":                    0o644,
 		"usr/share/doc/keyd/docs/operations.md": 0o644,
 	} {
 		info, err := os.Stat(filepath.Join(root, path))

@@ -20,6 +20,7 @@ import (
 )
 
 func (p *problems) partner(path, name string, c partnerConfig) {
+	before := len(*p)
 	p.name(path, name)
 	p.oneOf(path+".type", c.Type, "wise")
 	u, err := url.Parse(c.URL)
@@ -46,6 +47,10 @@ func (p *problems) partner(path, name string, c partnerConfig) {
 		p.add(path+".timeout", "%s: want 1s to 5m", c.Timeout)
 	}
 	p.tls(path+".tls", c.TLS)
+	if len(*p) == before {
+		_, err := newWise(name, c, slog.New(slog.DiscardHandler), nil)
+		p.check(path, err)
+	}
 }
 
 func (p *problems) tls(path string, c tlsConfig) {

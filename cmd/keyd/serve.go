@@ -18,8 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stopWithin bounds a graceful stop; keyd.service allows twice as long.
-const stopWithin = 30 * time.Second
+// stopWithin bounds the end of the requests in flight, and then that of a
+// rotation step; keyd.service allows for both.
+const stopWithin = 25 * time.Second
 
 func serveCommand() command {
 	return command{name: "serve", brief: "run the daemon", setup: serveSetup,
@@ -52,8 +53,8 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	if err := d.server.Listen(); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	run, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer cancel(nil)
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
 	failed := make(chan error, 2)
 	go func() { failed <- d.server.Serve() }()
 	engineDone := make(chan struct{})
@@ -77,11 +78,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {
 	notify(log, daemon.SdNotifyStopping)
 	grace, done := context.WithTimeout(context.Background(), stopWithin)
 	defer done()
+	cancel() // the engine ends with the step it is in, while requests finish
 	err = errors.Join(err, d.server.Shutdown(grace))
-	cancel(context.Canceled)
 	select {
 	case <-engineDone:
-	case <-grace.Done():
+	case <-time.After(stopWithin):
 		log.Warn("a rotation step did not finish in time; it is taken up again at the next start")
 	}
 	log.Info("stopped")
@@ -161,6 +162,9 @@ func newLogger(c logConfig, w io.Writer) *slog.Logger {
 }
 
 func isTerminal(w io.Writer) bool {
+	if o, wrapped := w.(*output); wrapped {
+		w = o.w
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

@@ -39,7 +39,7 @@ func statusSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) err
 func printStatus(w io.Writer, s client.Status) {
 	fmt.Fprintf(w, "keyd %s, instance %s, up since %s, %s\n", s.Version, s.Instance, stamp(s.StartedAt),
 		map[bool]string{true: "ready", false: "NOT READY"}[s.Ready])
-	fmt.Fprintf(w, "audit head %d %s\n\n", s.AuditHead.Seq, s.AuditHead.Hash)
+	fmt.Fprintf(w, "audit head %d:%s\n\n", s.AuditHead.Seq, s.AuditHead.Hash)
 	rows := [][]string{{"BACKEND", "KIND", "BOUNDARY", "SESSIONS", "DEVICE", ""}}
 	for _, b := range s.Backends {
 		device := strings.TrimSpace(fmt.Sprintf("%s %s serial %s", b.Device["model"], b.Device["label"], b.Device["serial"]))
@@ -167,8 +167,9 @@ func partnersShow(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 
 func partnersRefresh(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
+	dryRun := fs.Bool("dry-run", false, "fetch it and compare, store nothing")
 	return func(ctx context.Context, t terminal, args []string) error {
-		key, err := client.New(*socket).RefreshPartner(ctx, args[0])
+		key, err := client.New(*socket).RefreshPartner(ctx, args[0], *dryRun)
 		if err != nil {
 			return err
 		}

@@ -51,8 +51,8 @@ func (c *config) setDefaults() {
 	for name, k := range c.Keys {
 		or(&k.Algorithm, boundary.RSAOAEP256)
 		or(&k.Bits, 2048)
-		or(&k.ValidFor, 150*day)
-		or(&k.DrainFor, 30*day)
+		or(&k.ValidFor, new(150*day))
+		or(&k.DrainFor, new(30*day))
 		or(&k.Canary, "open")
 		c.Keys[name] = k
 	}
@@ -205,8 +205,8 @@ func (p *problems) key(path, name string, k keyConfig, c *config) {
 }
 
 func (k keyConfig) policy() registry.Policy {
-	return registry.Policy{Rotate: k.Rotate, ValidFor: k.ValidFor, DrainFor: k.DrainFor,
-		SettleFor: k.SettleFor, Canary: k.Canary, MinBoundary: k.MinBoundary}
+	return registry.Policy{Rotate: k.Rotate, ValidFor: *k.ValidFor, DrainFor: *k.DrainFor,
+		SettleFor: k.SettleFor, Canary: k.Canary, MinBoundary: k.MinBoundary, First: k.First}
 }
 
 func isLoopbackHost(host string) bool {

@@ -65,7 +65,30 @@ func (d *keyd) makeState(context.Context) (err error) {
 		return err
 	}
 	d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit")})
-	return err
+	if err != nil {
+		return err
+	}
+	return d.sameAge()
+}
+
+// errAuditCut: the audit log ends before entries that the registry knows of.
+var errAuditCut = errors.New("the audit log has been cut off or replaced")
+
+// sameAge holds the audit log against the registry. Every change of state names
+// an entry that was on disk before it, so a log that ends earlier is not the
+// one that belongs to the registry, and numbers would be given out twice.
+func (d *keyd) sameAge() error {
+	head := d.audit.Head().Seq
+	for _, key := range d.registry.Keys() {
+		for _, v := range d.registry.Versions(key.Name) {
+			for _, event := range v.History {
+				if event.Audit > head {
+					return fmt.Errorf("%w: it ends at entry %d, and version %s became %s under entry %d", errAuditCut, head, v.KID, event.To, event.Audit)
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (d *keyd) makePartners(context.Context) error {
@@ -122,7 +145,25 @@ func (d *keyd) makeEngine(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("making the rotation engine: %w", err)
 	}
+	if err := d.floors(ctx); err != nil {
+		return err
+	}
 	return d.engine.EnsureKeys(ctx, d.cfg.registryKeys())
+}
+
+// floors refuses to start when a key of the config asks for a level that its
+// backend does not reach. A backend that does not answer is not judged.
+func (d *keyd) floors(ctx context.Context) error {
+	var problems []error
+	for _, name := range slices.Sorted(maps.Keys(d.cfg.Keys)) {
+		k := d.cfg.Keys[name]
+		health := d.backends[k.Backend].Health(ctx)
+		if k.MinBoundary != "" && health.Err == "" && !health.Level.AtLeast(boundary.Level(k.MinBoundary)) {
+			problems = append(problems, fmt.Errorf("key %s: backend %s opens at the level %s, and the config wants %s or better: %w",
+				name, k.Backend, health.Level, k.MinBoundary, boundary.ErrUnsupported))
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // registryKeys are the keys that the config names.
@@ -219,19 +260,24 @@ const wiseWithdraws = "Wise has no call for it: revoke the key in the Developer 
 // startError marks the failures that the next start would only repeat: systemd
 // is told by the exit code not to try again.
 func startError(err error) error {
-	for _, lasting := range []struct {
+	for _, known := range []struct {
 		err  error
 		hint string
+		code int
 	}{
-		{hsm.ErrPINLocked, "have the token's security officer reset the PIN"}, // before ErrPINRefused, which it is too
-		{hsm.ErrPINRefused, "put the right PIN where the config's pin points; a changed PIN is tried again"},
-		{boundary.ErrUnsupported, "use a token that can do it; min_boundary in the config is the level it must reach"},
-		{registry.ErrNewerSchema, "install the newer keyd; nothing was changed"},
-		{registry.ErrCorrupt, "restore keyd.db from a backup, then run keyd doctor"},
-		{audit.ErrBroken, "keep the file and find out what happened; keyd audit verify --file tells where it is broken"},
+		{hsm.ErrPINLocked, "have the token's security officer reset the PIN", exitConfig}, // before ErrPINRefused, which it is too
+		{hsm.ErrPINRefused, "put the right PIN where the config's pin points; a changed PIN is tried again", exitConfig},
+		{boundary.ErrUnsupported, "use a token that can do it; min_boundary in the config is the level it must reach", exitConfig},
+		{registry.ErrNewerSchema, "install the newer keyd; nothing was changed", exitConfig},
+		{registry.ErrCorrupt, "restore keyd.db from a backup, then run keyd doctor", exitConfig},
+		{errAuditCut, "find the copy that goes further and put it in its place; keyd keeps to the registry it belongs to", exitConfig},
+		{audit.ErrBroken, "keep the file and find out what happened; keyd audit verify --file tells where it is broken", exitConfig},
+		// These may be over at the next try, so the service tries again.
+		{registry.ErrLocked, "one keyd per state_dir: stop the other one, or give this one its own", exitFailed},
+		{boundary.ErrUnavailable, "see whether the device is there; token_label, token_serial and the module's own config decide which one is meant", exitFailed},
 	} {
-		if errors.Is(err, lasting.err) {
-			return &hintError{error: err, hint: lasting.hint, code: exitConfig}
+		if errors.Is(err, known.err) {
+			return &hintError{error: err, hint: known.hint, code: known.code}
 		}
 	}
 	return err
