@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/base64"
+	"encoding/json"
 	"math/big"
 	"slices"
 	"strings"
@@ -50,6 +51,21 @@ func serialize(m *jwe.Message) string {
 		out = append(out, base64.RawURLEncoding.EncodeToString(part))
 	}
 	return strings.Join(out, ".")
+}
+
+// members are a header's, each as it is written, read from what a backend is
+// given.
+func members(tb testing.TB, m *jwe.Message) map[string]json.RawMessage {
+	tb.Helper()
+	text, err := base64.RawURLEncoding.DecodeString(string(m.Envelope.AAD))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(text, &all); err != nil {
+		tb.Fatal(err)
+	}
+	return all
 }
 
 // build is an envelope with any header at all and parts of the right lengths.

@@ -32,8 +32,8 @@ func TestWhatIsSealedParsesAndOpens(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s, %d bytes: %v", enc, size, err)
 			}
-			if m.KID != "the-kid" || m.Envelope.Enc != enc || len(m.Header) != 4 || !m.FitsRSA(2048) {
-				t.Errorf("%s, %d bytes: got kid %q, header %q", enc, size, m.KID, m.Header)
+			if m.KID != "the-kid" || m.Envelope.Enc != enc || len(members(t, m)) != 4 || !m.FitsRSA(2048) {
+				t.Errorf("%s, %d bytes: got kid %q, header %q", enc, size, m.KID, members(t, m))
 			}
 			if got, err := open(key, m); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s, %d bytes: opens to %d bytes, %v", enc, size, len(got), err)
@@ -51,8 +51,8 @@ func TestSealLeavesOutWhatItWasNotGiven(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(m.Header) != 2 || m.Header["alg"] == nil || m.Header["enc"] == nil {
-		t.Errorf("got %q, want alg and enc alone", m.Header)
+	if header := members(t, m); len(header) != 2 || header["alg"] == nil || header["enc"] == nil {
+		t.Errorf("got %q, want alg and enc alone", header)
 	}
 }
 

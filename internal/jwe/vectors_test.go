@@ -71,8 +71,8 @@ func TestWisesHeadersAreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.KID != "" || string(m.Header["url"]) != `"/v1/cases"` || len(m.Header) != 3 {
-		t.Errorf("got kid %q, header %q", m.KID, m.Header)
+	if m.KID != "" || string(members(t, m)["url"]) != `"/v1/cases"` || len(members(t, m)) != 3 {
+		t.Errorf("got kid %q, header %q", m.KID, members(t, m))
 	}
 	m, err = jwe.Parse([]byte(strings.TrimSuffix(wiseResponse, "02")), everything())
 	if err != nil {
@@ -122,8 +122,8 @@ func TestEnvelopesOfAnotherImplementationOpen(t *testing.T) {
 			t.Errorf("%d bits, %s: %v", v.Bits, v.Enc, err)
 			continue
 		}
-		if m.Envelope.Enc != v.Enc || !m.FitsRSA(v.Bits) || string(m.Header["typ"]) != `"JOSE"` {
-			t.Errorf("%d bits, %s: got enc %s, %d bytes of key, header %q", v.Bits, v.Enc, m.Envelope.Enc, len(m.Envelope.EncryptedKey), m.Header)
+		if m.Envelope.Enc != v.Enc || !m.FitsRSA(v.Bits) || string(members(t, m)["typ"]) != `"JOSE"` {
+			t.Errorf("%d bits, %s: got enc %s, %d bytes of key, header %q", v.Bits, v.Enc, m.Envelope.Enc, len(m.Envelope.EncryptedKey), members(t, m))
 		}
 		got, err := open(jwkOf(t, data.Keys[v.Bits]), m)
 		if err != nil || string(got) != v.Plaintext {
