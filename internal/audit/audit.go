@@ -31,7 +31,9 @@
 // The remembered head is written at most once a second, always after the fsync
 // of the entries it covers. A crash between the two leaves a head that lags, by
 // about a second of entries, and never one that leads: a longer log is whole as
-// long as the head is one of its entries.
+// long as the head is one of its entries. A head that cannot be written (no file
+// descriptor left, its disk full) lags further: that is logged, tried again every
+// second and at Close, and told by HeadErr. It stops nothing.
 //
 // # Crashes and failures
 //

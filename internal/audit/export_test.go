@@ -14,6 +14,20 @@ func (c Config) Through(wrap func(File) File) Config {
 	return c
 }
 
+// Remembering puts remember between the log and its head file. The head that
+// Open writes is not among them.
+func (c Config) Remembering(remember func(real func() error) error) Config {
+	c.remember = func(path string, head Head) error {
+		return remember(func() error { return writeHead(path, head) })
+	}
+	return c
+}
+
+// Watch is what Open reads a log through.
+func Watch(r io.Reader, total int64, progress func(done, total int64)) io.Reader {
+	return watch(r, total, progress)
+}
+
 // VerifyBytes verifies a log in memory, without looking twice at a torn end.
 func VerifyBytes(log []byte, want *Head) (Report, error) {
 	c := newChain(want)

@@ -154,26 +154,6 @@ func TestFailedFlushOfARecordedEntryClosesTheLog(t *testing.T) {
 	})
 }
 
-func TestHeadThatCannotBeWrittenClosesTheLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cfg := config(t)
-		folder := t.TempDir() + "/heads"
-		if err := os.Mkdir(folder, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		cfg.HeadPath = folder + "/head"
-		l := open(t, cfg)
-		if err := os.RemoveAll(folder); err != nil {
-			t.Fatal(err)
-		}
-		appendAll(t, l, event(1))
-		time.Sleep(2 * time.Second)
-		if _, err := l.Append(t.Context(), event(2)); !errors.Is(err, audit.ErrFailed) || !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
 func TestFullDisk(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,8 +20,14 @@ type Config struct {
 	Path     string       // the log; made with mode 0600 if there is none
 	HeadPath string       // where its head is remembered; default HeadPath(Path). May be on another disk
 	Logger   *slog.Logger // for what the log cannot say itself: that it failed
+	// Progress is called about once a second while Open verifies the log, with
+	// the bytes verified so far and those there are, so that whoever waits for
+	// Open can be told to wait longer. Nil if nobody does.
+	Progress func(done, total int64)
 
-	wrap func(file) file // tests stand between the log and the disk
+	// Tests stand between the log, or its head, and the disk.
+	wrap     func(file) file
+	remember func(path string, head Head) error
 }
 
 func (c Config) check() error {
@@ -41,7 +48,8 @@ type Log struct {
 	done     chan struct{} // closed when the writer has ended
 	close    sync.Once
 	closeErr error // valid after done
-	synced   atomic.Pointer[Head]
+	state    atomic.Pointer[published]
+	open     []Entry // at Open
 }
 
 // Open verifies the whole log, cuts off a last line that a crash tore, and goes
@@ -57,37 +65,41 @@ func Open(cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit log %s: %w", cfg.Path, err)
 	}
-	l := &Log{requests: make(chan *request), closing: make(chan struct{}), done: make(chan struct{})}
-	w.publish = func(h Head) { l.synced.Store(&h) }
-	w.publish(w.head)
+	l := &Log{requests: make(chan *request), closing: make(chan struct{}), done: make(chan struct{}), open: recovered.open}
+	w.publish = func(p published) { l.state.Store(&p) }
+	w.publish(published{synced: w.head})
 	go func() {
 		defer close(l.done)
 		l.closeErr = w.run(l.requests, l.closing)
 	}()
-	if len(recovered) > 0 {
-		e := Entry{Phase: PhaseEvent, Action: "audit.recovered", Actor: System, Result: ResultOK, Detail: recovered}
+	if len(recovered.detail) > 0 {
+		e := Entry{Phase: PhaseEvent, Action: "audit.recovered", Actor: System, Result: ResultOK, Detail: recovered.detail}
 		if _, err := l.Append(context.Background(), e); err != nil {
 			return nil, fmt.Errorf("opening the audit log %s: %w", cfg.Path, errors.Join(err, l.Close()))
 		}
-		cfg.Logger.Warn("the audit log was recovered", "path", cfg.Path, "detail", recovered)
+		cfg.Logger.Warn("the audit log was recovered", "path", cfg.Path, "detail", recovered.detail)
 	}
 	return l, nil
 }
 
-// start opens, locks and verifies the file. recovered holds what had to be put
-// right.
-func start(cfg Config) (w *writer, recovered map[string]string, err error) {
+// recovery is what Open found of a daemon before this one.
+type recovery struct {
+	detail map[string]string // what had to be put right, for the log
+	open   []Entry           // intents without an outcome
+}
+
+// start opens, locks and verifies the file.
+func start(cfg Config) (_ *writer, _ recovery, err error) {
 	path, err := filepath.Abs(cfg.Path)
 	if err != nil {
-		return nil, nil, err
+		return nil, recovery{}, err
 	}
-	headPath := cfg.HeadPath
-	if headPath == "" {
-		headPath = HeadPath(path)
+	if cfg.HeadPath == "" {
+		cfg.HeadPath = HeadPath(path)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, nil, err
+		return nil, recovery{}, err
 	}
 	defer func() {
 		if err != nil {
@@ -95,26 +107,29 @@ func start(cfg Config) (w *writer, recovered map[string]string, err error) {
 		}
 	}()
 	if err := claim(f); err != nil {
-		return nil, nil, err
+		return nil, recovery{}, err
 	}
-	c, recovered, err := recoverChain(f, headPath)
+	c, recovered, err := recoverChain(f, cfg)
 	if err != nil {
-		return nil, nil, err
+		return nil, recovery{}, err
 	}
 	// What was read may have been in memory only; the next entry builds on it.
 	if err := f.Sync(); err != nil {
-		return nil, nil, fmt.Errorf("syncing what stands in it: %w", err)
+		return nil, recovery{}, fmt.Errorf("syncing what stands in it: %w", err)
 	}
 	if err := syncDir(filepath.Dir(path)); err != nil {
-		return nil, nil, err
+		return nil, recovery{}, err
 	}
-	if err := writeHead(headPath, c.head); err != nil {
-		return nil, nil, err
+	if err := writeHead(cfg.HeadPath, c.head); err != nil {
+		return nil, recovery{}, err
 	}
-	w = &writer{path: path, headPath: headPath, logger: cfg.Logger, file: f,
+	w := &writer{path: path, headPath: cfg.HeadPath, logger: cfg.Logger, file: f, remember: writeHead,
 		size: c.end, head: c.head, synced: c.head, remembered: c.head}
 	if cfg.wrap != nil {
 		w.file = cfg.wrap(f)
+	}
+	if cfg.remember != nil {
+		w.remember = cfg.remember
 	}
 	return w, recovered, nil
 }
@@ -142,33 +157,37 @@ func claim(f *os.File) error {
 }
 
 // recoverChain verifies the log and cuts off a torn last line.
-func recoverChain(f *os.File, headPath string) (*chain, map[string]string, error) {
-	head, remembered, err := readHead(headPath)
+func recoverChain(f *os.File, cfg Config) (*chain, recovery, error) {
+	head, remembered, err := readHead(cfg.HeadPath)
 	if err != nil {
-		return nil, nil, err
+		return nil, recovery{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, recovery{}, err
 	}
 	var want *Head
 	if remembered {
 		want = &head
 	}
 	c := newChain(want)
-	if err := c.read(f); err != nil {
-		return nil, nil, err
+	if err := c.read(watch(f, info.Size(), cfg.Progress)); err != nil {
+		return nil, recovery{}, err
 	}
 	if err := c.reached(); err != nil {
-		return nil, nil, err
+		return nil, recovery{}, err
 	}
-	recovered := map[string]string{}
+	detail := map[string]string{}
 	if !remembered && c.line > 0 {
-		recovered["head"] = "missing"
+		detail["head"] = "missing"
 	}
 	if c.torn > 0 {
 		if err := f.Truncate(c.end); err != nil {
-			return nil, nil, fmt.Errorf("cutting off a torn line: %w", err)
+			return nil, recovery{}, fmt.Errorf("cutting off a torn line: %w", err)
 		}
-		recovered["torn_bytes"] = strconv.FormatInt(c.torn, 10)
+		detail["torn_bytes"] = strconv.FormatInt(c.torn, 10)
 	}
-	return c, recovered, nil
+	return c, recovery{detail: detail, open: c.intents.oldestFirst()}, nil
 }
 
 // Append writes an entry and returns when it is on the disk. The Head it
@@ -216,10 +235,21 @@ func (l *Log) submit(ctx context.Context, e Entry, durable bool) (Head, error) {
 
 // Head is the last entry known to be on the disk: one that may be remembered
 // elsewhere and held against the log later.
-func (l *Log) Head() Head { return *l.synced.Load() }
+func (l *Log) Head() Head { return l.state.Load().synced }
+
+// HeadErr is nil if the head file could be written when that was last tried. As
+// long as it is not, the log goes on, but only a head kept elsewhere would show
+// that it was cut off after the entry in the head file.
+func (l *Log) HeadErr() error { return l.state.Load().headErr }
+
+// Unsettled returns the intents that had no outcome when the log was opened,
+// oldest first: what the end of the daemon before this one interrupted. What
+// has become of them since does not change it.
+func (l *Log) Unsettled() []Entry { return slices.Clone(l.open) }
 
 // Close writes out what is left, remembers the head and gives up the lock. It
-// returns the failure of a log that has failed.
+// returns the failure of a log that has failed, and why the head could not be
+// remembered.
 func (l *Log) Close() error {
 	l.close.Do(func() { close(l.closing) })
 	<-l.done

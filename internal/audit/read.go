@@ -3,14 +3,11 @@ package audit
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
-	"slices"
 )
 
 // Read returns up to limit entries (all, if limit is 0) after the entry
@@ -39,36 +36,20 @@ func Tail(path string, n int) ([]Entry, error) {
 	return r.entries(last-min(last, uint64(n)), n)
 }
 
-// Unsettled returns the intents that have no outcome, oldest first: what a crash
-// interrupted, if the daemon is not running; otherwise also what is under way.
+// Unsettled returns the intents that have no outcome, oldest first, of a log
+// that may be in use: what a crash interrupted, and what is under way. A Log
+// knows those that were there before it: see (*Log).Unsettled.
 func Unsettled(path string) ([]Entry, error) {
 	r, err := openReader(path)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
-	open := map[string]Entry{}
-	intent, outcome := []byte(`"phase":"intent"`), []byte(`"phase":"outcome"`)
-	err = r.lines(0, func(line []byte) (bool, error) {
-		// Details could hold these texts too; decoding tells.
-		if !bytes.Contains(line, intent) && (len(open) == 0 || !bytes.Contains(line, outcome)) {
-			return true, nil
-		}
-		e, err := decode(line)
-		switch {
-		case err != nil:
-			return false, err
-		case e.Phase == PhaseIntent:
-			open[e.Op] = e
-		case e.Phase == PhaseOutcome:
-			delete(open, e.Op)
-		}
-		return true, nil
-	})
-	if err != nil {
+	open := intents{}
+	if err := r.lines(0, func(line []byte) (bool, error) { return true, open.follow(line) }); err != nil {
 		return nil, err
 	}
-	return slices.SortedFunc(maps.Values(open), func(a, b Entry) int { return cmp.Compare(a.Seq, b.Seq) }), nil
+	return open.oldestFirst(), nil
 }
 
 // reader reads the complete lines of a log as it was when it was opened.

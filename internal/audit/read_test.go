@@ -127,27 +127,3 @@ func TestReadSaysThatALineIsNoEntry(t *testing.T) {
 		t.Errorf("Unsettled: %v", err)
 	}
 }
-
-func TestUnsettledIntentsAreFound(t *testing.T) {
-	cfg := config(t)
-	l := open(t, cfg)
-	intent := func(op string) audit.Entry {
-		return audit.Entry{Op: op, Phase: audit.PhaseIntent, Action: "key.rotate", Actor: audit.System, Key: "k"}
-	}
-	outcome := func(op, result string) audit.Entry {
-		return audit.Entry{Op: op, Phase: audit.PhaseOutcome, Action: "key.rotate", Actor: audit.System, Result: result}
-	}
-	decoy := event(1)
-	decoy.Op, decoy.Detail = "c", map[string]string{"phase": "outcome"}
-	lure := event(2)
-	lure.Op, lure.Detail = "lure", map[string]string{"phase": "intent"}
-	appendAll(t, l, outcome("before", audit.ResultOK), intent("a"), intent("b"), outcome("a", audit.ResultOK), intent("c"),
-		decoy, lure, outcome("b", audit.ResultFailed), intent("d"), outcome("e", audit.ResultOK))
-	got, err := audit.Unsettled(cfg.Path)
-	if err != nil || !slices.Equal(numbers(got), []uint64{5, 9}) {
-		t.Fatalf("got %v %v, want entries 5 and 9", numbers(got), err)
-	}
-	if got[0].Op != "c" || got[1].Op != "d" || got[0].Key != "k" {
-		t.Errorf("got %+v", got)
-	}
-}

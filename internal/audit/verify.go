@@ -80,12 +80,13 @@ type chain struct {
 	line        int
 	end         int64 // after the last complete line
 	torn        int64 // bytes after end
+	intents     intents
 	sum         hash.Hash
 	hex         [hexLen]byte
 }
 
 func newChain(want *Head) *chain {
-	c := &chain{want: want, head: genesis(), sum: sha256.New()}
+	c := &chain{want: want, head: genesis(), sum: sha256.New(), intents: intents{}}
 	c.passed = want == nil || *want == c.head
 	return c
 }
@@ -112,8 +113,9 @@ func (c *chain) read(r io.Reader) error {
 }
 
 // next holds one line against the chain so far and becomes its head. Whether all
-// of the line is JSON is not looked at, which would take most of the time: keyd
-// hashed nothing else, and whoever forges hashes can write JSON too.
+// of the line is JSON is looked at in intents and their outcomes only, since it
+// would take most of the time: keyd hashed nothing else, and whoever forges
+// hashes can write JSON too.
 func (c *chain) next(line []byte) error {
 	prev, sum, ok := links(line)
 	seq, at, isEntry := opening(line)
@@ -135,6 +137,9 @@ func (c *chain) next(line []byte) error {
 		return c.broken("entry %d follows entry %d: something was repeated or moved", seq, c.head.Seq)
 	case string(prev) != c.head.Hash:
 		return c.broken("the entry belongs to another chain: it does not name the hash of the one before")
+	}
+	if c.intents.follow(line) != nil {
+		return c.broken("not an entry of this log")
 	}
 	c.head = Head{Seq: seq, Hash: string(sum)}
 	c.line++

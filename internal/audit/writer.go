@@ -31,10 +31,18 @@ type writer struct {
 	head           Head // last entry written
 	synced         Head // last entry on the disk
 	remembered     Head // in the head file
-	publish        func(Head)
+	remember       func(path string, head Head) error
+	headErr        error // why remembered lags; tried again
+	publish        func(published)
 	failed         error // ErrFailed with its cause; final
 	batch          []*request
 	buf            []byte
+}
+
+// published is what a writer lets others see.
+type published struct {
+	synced  Head
+	headErr error
 }
 
 // run serves requests until closing and returns what Close returns.
@@ -50,7 +58,7 @@ func (w *writer) run(requests <-chan *request, closing <-chan struct{}) error {
 			w.settle()
 		case <-closing:
 			w.settle()
-			return errors.Join(w.failed, w.file.Close())
+			return errors.Join(w.failed, w.headErr, w.file.Close())
 		}
 		if due == nil && w.failed == nil && w.remembered != w.head {
 			due = time.After(flushAfter)
@@ -125,10 +133,11 @@ func (w *writer) sync() {
 		return
 	}
 	w.synced = w.head
-	w.publish(w.synced)
+	w.publish(published{w.synced, w.headErr})
 }
 
-// settle brings everything onto the disk and then remembers the head.
+// settle brings everything onto the disk and then remembers the head. A head
+// that cannot be written lags, which it may: the log itself is on the disk.
 func (w *writer) settle() {
 	w.sync()
 	if w.failed != nil || w.remembered == w.synced {
@@ -138,11 +147,21 @@ func (w *writer) settle() {
 		w.fail(err)
 		return
 	}
-	if err := writeHead(w.headPath, w.synced); err != nil {
-		w.fail(err)
-		return
+	before := w.headErr
+	w.headErr = w.remember(w.headPath, w.synced)
+	switch {
+	case w.headErr != nil && before == nil:
+		w.logger.Warn("the head of the audit log cannot be remembered, which is tried again every second",
+			"path", w.headPath, "err", w.headErr)
+	case w.headErr == nil && before != nil:
+		w.logger.Info("the head of the audit log is remembered again", "path", w.headPath)
 	}
-	w.remembered = w.synced
+	if w.headErr == nil {
+		w.remembered = w.synced
+	} else {
+		w.headErr = fmt.Errorf("remembering entry %d as the head, %d being remembered: %w", w.synced.Seq, w.remembered.Seq, w.headErr)
+	}
+	w.publish(published{w.synced, w.headErr})
 }
 
 // untouched reports whether the file is still there and as long as this writer
