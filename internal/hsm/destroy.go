@@ -16,9 +16,9 @@ func (t *Token) Discard(ctx context.Context, spec boundary.Spec) error {
 	if err != nil {
 		return fmt.Errorf("discarding a key: %w", err)
 	}
-	_, err = run(ctx, t, t.manage, "discard", func(u *use) (struct{}, error) {
+	_, err = managed(ctx, t, "discard", func(_ context.Context, u *use) (struct{}, error) {
 		return struct{}{}, t.destroyNamed(u.session, n)
-	}, nil)
+	})
 	if err != nil {
 		return fmt.Errorf("discarding key %s: %w", n.label, err)
 	}
@@ -32,12 +32,12 @@ func (t *Token) Destroy(ctx context.Context, handle string) (gone bool, err erro
 	if err != nil {
 		return false, err
 	}
-	_, err = run(ctx, t, t.manage, "destroy", func(u *use) (struct{}, error) {
+	_, err = managed(ctx, t, "destroy", func(_ context.Context, u *use) (struct{}, error) {
 		if t.made(n) {
 			return struct{}{}, t.destroyNamed(u.session, n)
 		}
 		return struct{}{}, t.destroyAdopted(u.session, n)
-	}, nil)
+	})
 	if err != nil {
 		return false, fmt.Errorf("destroying key %s: %w", handle, err)
 	}

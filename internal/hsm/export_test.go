@@ -1,6 +1,9 @@
 package hsm
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Await exposes await.
 func Await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)) (T, error) {
@@ -15,3 +18,8 @@ func ParseHandle(handle string) (id, label string, err error) {
 
 // FormatHandle exposes name.handle.
 func FormatHandle(id, label string) string { return name{id: id, label: label}.handle() }
+
+// LimitManagement changes how long a management operation may take.
+func LimitManagement(t *Token, slow, limit time.Duration) {
+	t.manage.slow, t.manage.limit = slow, limit
+}

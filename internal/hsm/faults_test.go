@@ -270,38 +270,6 @@ func TestFragileSessionIsClosedAfterABadPadding(t *testing.T) {
 	}
 }
 
-func TestCloseDoesNotWaitForEver(t *testing.T) {
-	cfg := softHSM(t)
-	f := withFaults(t, &cfg)
-	token, err := hsm.Open(t.Context(), cfg)
-	must(t, err)
-	g := generate(t, token)
-	f.fail("C_Decrypt hang")
-	f.forget()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	env := seal(t, g)
-	go func() {
-		defer close(done)
-		_, _ = token.Open(ctx, g.Handle, env)
-	}()
-	eventually(t, "the call to be in the module", func() bool { return f.calls("C_Decrypt") == 1 })
-	cancel()
-	<-done
-	if err := token.Close(); !errors.Is(err, boundary.ErrUnavailable) {
-		t.Errorf("Close: %v, want boundary.ErrUnavailable", err)
-	}
-	if _, err := token.Open(t.Context(), g.Handle, env); !errors.Is(err, boundary.ErrUnavailable) {
-		t.Errorf("Open after Close: %v, want boundary.ErrUnavailable", err)
-	}
-	must(t, token.Close()) // again
-	f.heal()
-	// Close took the other sessions; the one that hung comes back.
-	eventually(t, "the call to come back", func() bool { return token.Health(t.Context()).InUse == cfg.Sessions-1 })
-	ctx11, _, _ := initialised(t, cfg)
-	must(t, ctx11.Finalize())
-}
-
 func TestPlaintextOfAnAbandonedCallIsWiped(t *testing.T) {
 	block := bytes.Repeat([]byte{7}, 32)
 	ctx, cancel := context.WithCancel(t.Context())

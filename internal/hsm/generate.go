@@ -86,9 +86,9 @@ func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Gene
 	if err != nil {
 		return boundary.Generated{}, fmt.Errorf("generating a key: %w", err)
 	}
-	g, err := run(ctx, t, t.manage, "generate", func(u *use) (boundary.Generated, error) {
+	g, err := managed(ctx, t, "generate", func(ctx context.Context, u *use) (boundary.Generated, error) {
 		return t.generate(ctx, u.session, n, spec.Bits)
-	}, nil)
+	})
 	if err != nil {
 		return boundary.Generated{}, fmt.Errorf("generating key %s: %w", n.label, err)
 	}
@@ -166,7 +166,7 @@ func (t *Token) Public(ctx context.Context, handle string) (crypto.PublicKey, er
 	if err != nil {
 		return nil, err
 	}
-	pub, err := run(ctx, t, t.manage, "public", func(u *use) (crypto.PublicKey, error) {
+	pub, err := managed(ctx, t, "public", func(_ context.Context, u *use) (crypto.PublicKey, error) {
 		// The object handle, if it is known, saves a search.
 		if k, err := t.keys.get(handle); err == nil {
 			if o, err := t.read(u.session, k.object); err == nil && o.name == n && k.public.Equal(o.public) {
@@ -178,7 +178,7 @@ func (t *Token) Public(ctx context.Context, handle string) (crypto.PublicKey, er
 			return nil, err
 		}
 		return o.public, nil
-	}, nil)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the public key of %s: %w", handle, err)
 	}

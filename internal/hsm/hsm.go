@@ -135,6 +135,7 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 	}
 	t.pool = newLane("decrypt", cfg.Sessions, true, false, cfg.SessionWait)
 	t.manage = newLane("management", 1, false, true, manageWait)
+	t.manage.slow, t.manage.limit = manageSlow, manageLimit
 	t.check = newLane("health check", 1, false, false, healthWait)
 	defer func() {
 		if err != nil {
@@ -166,6 +167,13 @@ const (
 	closeWait  = 2 * time.Second
 	manageWait = 2 * time.Minute
 	healthWait = 2 * time.Second
+)
+
+// How long a management operation takes before it is said to hang, and before it
+// is given up. The slowest is a key generation: minutes on a smartcard.
+const (
+	manageSlow  = time.Minute
+	manageLimit = 10 * time.Minute
 )
 
 // Close waits for the operations in the token, closes every session, which logs

@@ -34,7 +34,7 @@ func (t *Token) one(s pkcs11.SessionHandle, n name) (object, error) {
 
 // Find looks for one whole private key by kid, CKA_ID (hex), label or handle.
 func (t *Token) Find(ctx context.Context, query string) (boundary.Found, error) {
-	f, err := run(ctx, t, t.manage, "find", func(u *use) (boundary.Found, error) { return t.findQuery(u.session, query) }, nil)
+	f, err := managed(ctx, t, "find", func(_ context.Context, u *use) (boundary.Found, error) { return t.findQuery(u.session, query) })
 	if err != nil {
 		return boundary.Found{}, fmt.Errorf("finding %+.120q: %w", query, err)
 	}
@@ -121,7 +121,7 @@ func (t *Token) found(s pkcs11.SessionHandle, o object, publics []object) (bound
 // List returns every private key in the token. Keys that share a name are
 // returned once, with that as a problem.
 func (t *Token) List(ctx context.Context) ([]boundary.Found, error) {
-	all, err := run(ctx, t, t.manage, "list", func(u *use) ([]boundary.Found, error) { return t.list(u.session) }, nil)
+	all, err := managed(ctx, t, "list", func(_ context.Context, u *use) ([]boundary.Found, error) { return t.list(u.session) })
 	if err != nil {
 		return nil, fmt.Errorf("listing the private keys in the token: %w", err)
 	}

@@ -11,47 +11,8 @@ import (
 	"keyd/internal/boundary"
 )
 
-// lane is a fixed number of sessions. A session belongs to one goroutine at a
-// time: two on one without a lock crash SoftHSM.
-type lane struct {
-	name  string
-	keep  bool // sessions stay open between uses
-	write bool // sessions may change token objects
-	wait  time.Duration
-	slots chan pkcs11.SessionHandle // 0: to be opened by whoever takes it
-}
-
-func newLane(name string, size int, keep, write bool, wait time.Duration) *lane {
-	l := &lane{name: name, keep: keep, write: write, wait: wait, slots: make(chan pkcs11.SessionHandle, size)}
-	for range size {
-		l.slots <- 0
-	}
-	return l
-}
-
-func (l *lane) inUse() int { return cap(l.slots) - len(l.slots) }
-
-// take waits for a session until ctx or the lane's own patience ends.
-func (l *lane) take(ctx context.Context) (pkcs11.SessionHandle, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, fmt.Errorf("waiting for a session: %w", err)
-	}
-	select {
-	case s := <-l.slots:
-		return s, nil
-	default:
-	}
-	patience := time.NewTimer(l.wait)
-	defer patience.Stop()
-	select {
-	case s := <-l.slots:
-		return s, nil
-	case <-ctx.Done():
-		return 0, fmt.Errorf("waiting for a session, all %d in use: %w: %w", cap(l.slots), boundary.ErrBusy, ctx.Err())
-	case <-patience.C:
-		return 0, fmt.Errorf("waited %s for a session, all %d in use: %w", l.wait, cap(l.slots), boundary.ErrBusy)
-	}
-}
+// errNoAnswer: the call is in the module still, and nobody waits for it.
+var errNoAnswer = errors.New("waiting for the token to answer")
 
 // await runs f in a goroutine of its own and waits for what it sends, until ctx
 // ends. A call that hangs in C cannot be interrupted, only left behind: what it
@@ -70,7 +31,7 @@ func await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)
 	}
 	go func() { drop((<-sent).value) }()
 	var none T
-	return none, fmt.Errorf("waiting for the token to answer: %w", ctx.Err())
+	return none, fmt.Errorf("%w: %w", errNoAnswer, ctx.Err())
 }
 
 // use is one turn with a session.
@@ -98,6 +59,7 @@ func run[T any](ctx context.Context, t *Token, l *lane, op string, f func(u *use
 		t.observe(op, wait, 0, err)
 		return none, err
 	}
+	l.occupy(op)
 	return await(ctx, func(send func(T, error)) {
 		u := &use{session: s}
 		began := time.Now()
@@ -142,6 +104,7 @@ func (t *Token) giveBack(l *lane, u *use, err error) {
 		t.closeSession(u.session)
 		u.session = 0
 	}
+	l.occupant.Store(nil)
 	l.slots <- u.session
 }
 
@@ -163,11 +126,16 @@ func (t *Token) openPool() error {
 }
 
 func (t *Token) observe(op string, wait, inToken time.Duration, err error) {
+	t.remember(op, err)
+	if t.cfg.Observe != nil {
+		t.cfg.Observe(op, wait, inToken, err)
+	}
+}
+
+// remember keeps the device's last fault for Health.
+func (t *Token) remember(op string, err error) {
 	if errors.Is(err, boundary.ErrUnavailable) {
 		text := time.Now().UTC().Format(time.RFC3339) + " " + op + ": " + err.Error()
 		t.lastError.Store(&text)
-	}
-	if t.cfg.Observe != nil {
-		t.cfg.Observe(op, wait, inToken, err)
 	}
 }

@@ -1,0 +1,124 @@
+package hsm_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+)
+
+// managing are the operations that share one session.
+func managing(token *hsm.Token, g boundary.Generated) map[string]func(context.Context) error {
+	return map[string]func(context.Context) error{
+		"Generate": func(ctx context.Context) error { _, err := token.Generate(ctx, newSpec()); return err },
+		"Find":     func(ctx context.Context) error { _, err := token.Find(ctx, g.Handle); return err },
+		"List":     func(ctx context.Context) error { _, err := token.List(ctx); return err },
+		"Public":   func(ctx context.Context) error { _, err := token.Public(ctx, g.Handle); return err },
+		"Discard":  func(ctx context.Context) error { return token.Discard(ctx, newSpec()) },
+		"Destroy": func(ctx context.Context) error {
+			gone, err := token.Destroy(ctx, g.Handle)
+			if gone {
+				return errors.Join(err, errors.New("it says that the key is gone"))
+			}
+			return err
+		},
+	}
+}
+
+func TestManagementCallThatHangsIsSaidSo(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	token := open(t, cfg)
+	kept := generate(t, token)
+	spec := newSpec()
+	hsm.LimitManagement(token, time.Millisecond, 50*time.Millisecond)
+	f.fail("C_GenerateKeyPair hang")
+	hung := func(name string, err error) {
+		t.Helper()
+		if !errors.Is(err, boundary.ErrUnavailable) || errors.Is(err, boundary.ErrBusy) || !strings.Contains(err.Error(), "call into the module (generate) has not come back") {
+			t.Errorf("%s: %v, want boundary.ErrUnavailable and which call hangs", name, err)
+		}
+	}
+	// The context has no end; the call has.
+	_, err := token.Generate(t.Context(), spec)
+	hung("the call that hangs", err)
+	for name, op := range managing(token, kept) {
+		hung(name, op(t.Context()))
+	}
+	if last := token.Health(t.Context()).Device["last_error"]; !strings.Contains(last, "has not come back") {
+		t.Errorf("Health's last error is %q", last)
+	}
+	opens(t, token, kept)
+	f.heal()
+	hsm.LimitManagement(token, time.Minute, time.Minute)
+	if _, err := token.Find(t.Context(), spec.KID); !errors.Is(err, boundary.ErrNoKey) {
+		t.Errorf("a key that came too late: Find: %v, want boundary.ErrNoKey", err)
+	}
+	if _, err := token.Public(t.Context(), kept.Handle); err != nil {
+		t.Errorf("after the call came back: Public: %v", err)
+	}
+}
+
+func TestManagementEndsWithItsContext(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	token := open(t, cfg)
+	g := generate(t, token)
+	f.forget()
+	f.fail("C_GenerateKeyPair hang")
+	first, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := token.Generate(first, newSpec()); !errors.Is(err, boundary.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the call that hangs: %v, want boundary.ErrUnavailable and the deadline", err)
+	}
+	for name, op := range managing(token, g) {
+		short, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		// Another call has been in the module for a moment. That is not yet a fault.
+		if err := op(short); !errors.Is(err, boundary.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s behind it: %v, want boundary.ErrBusy and the deadline", name, err)
+		}
+		cancel()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := op(gone); !errors.Is(err, context.Canceled) || errors.Is(err, boundary.ErrUnavailable) {
+			t.Errorf("%s for nobody: %v, want context.Canceled", name, err)
+		}
+	}
+	f.heal()
+}
+
+func TestCloseDoesNotWaitForEver(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	token, err := hsm.Open(t.Context(), cfg)
+	must(t, err)
+	g := generate(t, token)
+	f.fail("C_Decrypt hang")
+	f.forget()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	env := seal(t, g)
+	go func() {
+		defer close(done)
+		_, _ = token.Open(ctx, g.Handle, env)
+	}()
+	eventually(t, "the call to be in the module", func() bool { return f.calls("C_Decrypt") == 1 })
+	cancel()
+	<-done
+	if err := token.Close(); !errors.Is(err, boundary.ErrUnavailable) {
+		t.Errorf("Close: %v, want boundary.ErrUnavailable", err)
+	}
+	if _, err := token.Open(t.Context(), g.Handle, env); !errors.Is(err, boundary.ErrUnavailable) {
+		t.Errorf("Open after Close: %v, want boundary.ErrUnavailable", err)
+	}
+	must(t, token.Close()) // again
+	f.heal()
+	// Close took the other sessions; the one that hung comes back.
+	eventually(t, "the call to come back", func() bool { return token.Health(t.Context()).InUse == cfg.Sessions-1 })
+	ctx11, _, _ := initialised(t, cfg)
+	must(t, ctx11.Finalize())
+}
