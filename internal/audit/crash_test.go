@@ -229,3 +229,24 @@ func TestOpenRefusesWhatIsNotAFile(t *testing.T) {
 		t.Errorf("a folder as head: %v", err)
 	}
 }
+
+// In pairs: the torn line was not cut off, and it was.
+func TestOpenFailsWhenATornLineCannotBeCutOff(t *testing.T) {
+	for name, truncate := range map[string]func(real func() error) error{
+		"failed":              func(func() error) error { return errDisk },
+		"failed but happened": func(real func() error) error { return errors.Join(real(), errDisk) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, log, _ := written(t, 2)
+			put(t, cfg.Path, append(log, "{\"seq\":3"...))
+			broken := cfg.Through(func(real audit.File) audit.File { return &faulty{File: real, truncate: truncate} })
+			if _, err := audit.Open(broken); !errors.Is(err, errDisk) || !strings.Contains(err.Error(), "torn") {
+				t.Fatalf("got %v", err)
+			}
+			shut(t, open(t, cfg))
+			if got := contents(t, cfg.Path); !bytes.HasPrefix(got, log) {
+				t.Errorf("after reopening:\n%s", got)
+			}
+		})
+	}
+}

@@ -5,7 +5,7 @@ import (
 	"io"
 )
 
-// File is what the writer does with its file.
+// File is what the log does with its file.
 type File = file
 
 // Through puts wrap between the log and the disk.

@@ -21,6 +21,8 @@ type faulty struct {
 	audit.File
 	write         func(b []byte, real io.Writer) (int, error)
 	sync          func(real func() error) error
+	truncate      func(real func() error) error
+	pause         time.Duration // before each read
 	writes, syncs atomic.Int32
 }
 
@@ -38,6 +40,19 @@ func (f *faulty) Sync() error {
 		return f.sync(f.File.Sync)
 	}
 	return f.File.Sync()
+}
+
+func (f *faulty) Truncate(size int64) error {
+	real := func() error { return f.File.Truncate(size) }
+	if f.truncate != nil {
+		return f.truncate(real)
+	}
+	return real()
+}
+
+func (f *faulty) Read(b []byte) (int, error) {
+	time.Sleep(f.pause)
+	return f.File.Read(b)
 }
 
 // faulted opens a log through a faulty file.

@@ -109,7 +109,11 @@ func start(cfg Config) (_ *writer, _ recovery, err error) {
 	if err := claim(f); err != nil {
 		return nil, recovery{}, err
 	}
-	c, recovered, err := recoverChain(f, cfg)
+	disk := file(f)
+	if cfg.wrap != nil {
+		disk = cfg.wrap(f)
+	}
+	c, recovered, err := recoverChain(disk, cfg)
 	if err != nil {
 		return nil, recovery{}, err
 	}
@@ -123,11 +127,8 @@ func start(cfg Config) (_ *writer, _ recovery, err error) {
 	if err := writeHead(cfg.HeadPath, c.head); err != nil {
 		return nil, recovery{}, err
 	}
-	w := &writer{path: path, headPath: cfg.HeadPath, logger: cfg.Logger, file: f, remember: writeHead,
+	w := &writer{path: path, headPath: cfg.HeadPath, logger: cfg.Logger, file: disk, remember: writeHead,
 		size: c.end, head: c.head, synced: c.head, remembered: c.head}
-	if cfg.wrap != nil {
-		w.file = cfg.wrap(f)
-	}
 	if cfg.remember != nil {
 		w.remember = cfg.remember
 	}
@@ -157,7 +158,7 @@ func claim(f *os.File) error {
 }
 
 // recoverChain verifies the log and cuts off a torn last line.
-func recoverChain(f *os.File, cfg Config) (*chain, recovery, error) {
+func recoverChain(f file, cfg Config) (*chain, recovery, error) {
 	head, remembered, err := readHead(cfg.HeadPath)
 	if err != nil {
 		return nil, recovery{}, err
@@ -256,10 +257,10 @@ func (l *Log) Close() error {
 	return l.closeErr
 }
 
-// file is what the writer does with the log once it is open.
+// file is what is done with the log once it is locked.
 type file interface {
-	io.Writer
-	Sync() error
+	io.ReadWriteCloser
 	Stat() (os.FileInfo, error)
-	Close() error
+	Sync() error
+	Truncate(size int64) error
 }

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"slices"
 	"testing"
@@ -53,7 +54,21 @@ func TestProgressIsToldOnceASecond(t *testing.T) {
 			})
 		})
 	}
-	if _, err := io.ReadAll(audit.Watch(iotest.ErrReader(errDisk), 1, func(int64, int64) {})); err != errDisk {
+	if _, err := io.ReadAll(audit.Watch(iotest.ErrReader(errDisk), 1, func(int64, int64) {})); !errors.Is(err, errDisk) {
 		t.Errorf("a read that failed: %v", err)
 	}
+}
+
+func TestOpenTellsHowFarItIs(t *testing.T) {
+	cfg, log, _ := written(t, 5)
+	synctest.Test(t, func(t *testing.T) {
+		size, told := int64(len(log)), [][2]int64{}
+		cfg.Progress = func(done, total int64) { told = append(told, [2]int64{done, total}) }
+		l := open(t, cfg.Through(func(real audit.File) audit.File { return &faulty{File: real, pause: time.Second} }))
+		if want := [][2]int64{{size, size}}; !slices.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
+		}
+		appendAll(t, l, event(6))
+		shut(t, l)
+	})
 }
