@@ -105,10 +105,18 @@ type Server struct {
 // front is one listener with what it serves.
 type front struct {
 	name     string
+	most     int // connections at a time
 	server   *http.Server
 	listen   func() (net.Listener, error)
 	listener net.Listener
 }
+
+// How many connections a listener has at a time. The rest wait.
+const (
+	mostClients    = 512
+	mostOperators  = 128
+	mostMonitoring = 64
+)
 
 const (
 	maxHeader   = 16 << 10
@@ -126,22 +134,23 @@ func New(cfg Config) (*Server, error) {
 	if cfg.BodyTimeout == 0 {
 		cfg.BodyTimeout = 10 * time.Second
 	}
-	s := &Server{cfg: cfg, log: cfg.Logger, audit: &trail{AuditLog: cfg.Audit}, callers: newCallers(cfg.Rules), refused: newRefusals(time.Second),
+	s := &Server{cfg: cfg, log: cfg.Logger, audit: &trail{AuditLog: cfg.Audit}, callers: newCallers(cfg.Rules),
 		refetch: newSpacing(refetchEvery), healths: newHealths(cfg.Opener.cfg.Backends), started: time.Now().UTC()}
+	s.refused = newRefusals(s.writeRefusal)
 	if err := cfg.Meters.watch(s); err != nil {
 		return nil, fmt.Errorf("api: registering metrics: %w", err)
 	}
 	s.fronts = []*front{
-		s.front("client", clientSocket, func() (net.Listener, error) { return listenUnix(cfg.Client) }),
-		s.front("admin", adminSocket, func() (net.Listener, error) { return listenUnix(cfg.Admin) }),
+		s.front("client", clientSocket, mostClients, func() (net.Listener, error) { return listenUnix(cfg.Client) }),
+		s.front("admin", adminSocket, mostOperators, func() (net.Listener, error) { return listenUnix(cfg.Admin) }),
 	}
 	if cfg.Metrics != "" {
-		s.fronts = append(s.fronts, s.front("monitoring", monitorPort, func() (net.Listener, error) { return listenLoopback(cfg.Metrics) }))
+		s.fronts = append(s.fronts, s.front("monitoring", monitorPort, mostMonitoring, func() (net.Listener, error) { return listenLoopback(cfg.Metrics) }))
 	}
 	return s, nil
 }
 
-func (s *Server) front(name string, on door, listen func() (net.Listener, error)) *front {
+func (s *Server) front(name string, on door, most int, listen func() (net.Listener, error)) *front {
 	server := &http.Server{
 		Handler:                      s.handler(on),
 		ReadHeaderTimeout:            s.cfg.HeaderTimeout,
@@ -153,7 +162,7 @@ func (s *Server) front(name string, on door, listen func() (net.Listener, error)
 	if on != monitorPort {
 		server.ConnContext = withPeer
 	}
-	return &front{name: name, server: server, listen: listen}
+	return &front{name: name, most: most, server: server, listen: listen}
 }
 
 // check reports everything that is wrong with a config.

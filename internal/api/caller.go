@@ -8,9 +8,7 @@ import (
 	"os/user"
 	"slices"
 	"strconv"
-	"sync"
 	"syscall"
-	"time"
 
 	"keyd/internal/audit"
 )
@@ -64,6 +62,9 @@ type peerKey struct{}
 // withPeer asks for the peer's credentials once for each connection. A
 // connection without them has no peer and so no role.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
+	if c, ok := conn.(*counted); ok {
+		conn = c.Conn
+	}
 	unix, ok := conn.(*net.UnixConn)
 	if !ok {
 		return ctx
@@ -83,98 +84,95 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, peer{uid: int(cred.Uid), gid: int(cred.Gid), pid: int(cred.Pid)})
 }
 
-// remember is how long a user's name and groups are taken as known: a
-// connection may live for days, and whoever is taken out of a group must not
-// stay in it that long.
-const remember = 10 * time.Second
-
-// maxAccounts bounds what is remembered.
-const maxAccounts = 1024
-
 // callers knows who has which role.
 type callers struct {
-	rules []Rule
-
-	mu    sync.Mutex
-	known map[int]account // by uid
-}
-
-type account struct {
-	name   string
-	groups []int
-	until  time.Time
+	rules  []Rule
+	names  *remembered[string]
+	groups *remembered[[]int]
 }
 
 func newCallers(rules []Rule) *callers {
-	return &callers{rules: rules, known: map[int]account{}}
+	return &callers{rules: rules, names: newRemembered(userName), groups: newRemembered(userGroups)}
 }
 
 // identify says who a peer is, as the audit log names it. The role is set when
 // one was found for what is asked.
-func (c *callers) identify(p peer, ok bool) (audit.Actor, []int) {
+func (c *callers) identify(p peer, ok bool) audit.Actor {
 	if !ok {
-		return audit.Actor{UID: -1, GID: -1, User: "unknown"}, nil
+		return audit.Actor{UID: -1, GID: -1, User: "unknown"}
 	}
-	a := c.account(p.uid)
-	return audit.Actor{UID: p.uid, GID: p.gid, PID: p.pid, User: a.name}, a.groups
+	actor := audit.Actor{UID: p.uid, GID: p.gid, PID: p.pid, User: strconv.Itoa(p.uid)}
+	if name := c.names.of(p.uid); name != "" {
+		actor.User = name
+	}
+	return actor
 }
 
-func (c *callers) account(uid int) account {
-	at := time.Now()
-	c.mu.Lock()
-	a, ok := c.known[uid]
-	c.mu.Unlock()
-	if ok && at.Before(a.until) {
-		return a
-	}
-	a = lookup(uid)
-	a.until = at.Add(remember)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.known) >= maxAccounts {
-		clear(c.known)
-	}
-	c.known[uid] = a
-	return a
-}
-
-// lookup asks the user database. A user that it does not know, as in a
-// container, has a number and no groups besides its own.
-func lookup(uid int) account {
-	number := strconv.Itoa(uid)
-	u, err := user.LookupId(number)
+// userName asks the user database; "" for a user that it does not know, as in a
+// container.
+func userName(uid int) string {
+	u, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
-		return account{name: number}
+		return ""
 	}
-	a := account{name: u.Username}
+	return u.Username
+}
+
+// userGroups asks the user database. A user that it does not know has no groups
+// besides its own.
+func userGroups(uid int) []int {
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return nil
+	}
 	ids, err := u.GroupIds()
 	if err != nil {
-		return a
+		return nil
 	}
+	var groups []int
 	for _, id := range ids {
 		if gid, err := strconv.Atoi(id); err == nil {
-			a.groups = append(a.groups, gid)
+			groups = append(groups, gid)
 		}
 	}
-	return a
+	return groups
 }
 
-// role finds the first of the roles that the caller has for a partner.
-func (c *callers) role(actor audit.Actor, groups []int, roles []Role, partner string) (Role, bool) {
+// role finds the first of the roles that the caller has for a partner. The
+// group database, which may be slow or far away, is asked only if what the
+// kernel says is not enough.
+func (c *callers) role(actor audit.Actor, roles []Role, partner string) (Role, bool) {
 	if actor.UID < 0 {
 		return "", false
 	}
+	var byGroup bool // a rule could be met by a group
 	for _, role := range roles {
 		for i := range c.rules {
 			rule := &c.rules[i]
-			if rule.Role != role || role == RoleClient && rule.Partner != AnyPartner && rule.Partner != partner {
+			if !rule.covers(role, partner) {
 				continue
 			}
-			if slices.Contains(rule.UIDs, actor.UID) || slices.Contains(rule.GIDs, actor.GID) ||
-				slices.ContainsFunc(groups, func(gid int) bool { return slices.Contains(rule.GIDs, gid) }) {
+			if slices.Contains(rule.UIDs, actor.UID) || slices.Contains(rule.GIDs, actor.GID) {
+				return role, true
+			}
+			byGroup = byGroup || len(rule.GIDs) > 0
+		}
+	}
+	if !byGroup {
+		return "", false
+	}
+	groups := c.groups.of(actor.UID)
+	for _, role := range roles {
+		for i := range c.rules {
+			if rule := &c.rules[i]; rule.covers(role, partner) && slices.ContainsFunc(groups, func(gid int) bool { return slices.Contains(rule.GIDs, gid) }) {
 				return role, true
 			}
 		}
 	}
 	return "", false
+}
+
+// covers reports whether the rule gives the role, and for the partner.
+func (r *Rule) covers(role Role, partner string) bool {
+	return r.Role == role && (role != RoleClient || r.Partner == AnyPartner || r.Partner == partner)
 }

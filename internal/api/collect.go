@@ -27,7 +27,7 @@ func (m *Metrics) watch(s *Server) error {
 	return m.registry.Register(&collector{
 		server:       s,
 		versions:     desc("keyd_versions", "Versions of a key in each state.", "key", "state"),
-		nextRotation: desc("keyd_next_rotation_seconds", "Seconds until the schedule asks for the next rotation of a key; negative when it is late.", "key"),
+		nextRotation: desc("keyd_days_to_next_rotation", "Days until the schedule asks for the next rotation of a key; negative when it is late.", "key"),
 		validTill:    desc("keyd_days_to_valid_till", "Days until the validTill of a key's active version; absent while none is active.", "key"),
 		level:        desc("keyd_backend_level", "1 for the boundary level that a backend works at.", "backend", "level"),
 		up:           desc("keyd_backend_up", "1 if a backend can be used.", "backend"),
@@ -61,7 +61,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		for _, state := range registry.States {
 			gauge(c.versions, float64(count[state]), key.Name, string(state))
 		}
-		gauge(c.nextRotation, key.NextDue.Sub(now).Seconds(), key.Name)
+		gauge(c.nextRotation, key.NextDue.Sub(now).Hours()/24, key.Name)
 		if v, ok := active(versions); ok {
 			gauge(c.validTill, v.ValidTill.Sub(now).Hours()/24, key.Name)
 		}

@@ -21,7 +21,11 @@ func (s *Server) decrypt(x *exchange) error {
 	if err := x.refuseForms(); err != nil {
 		return err
 	}
-	opened, err := s.cfg.Opener.Open(x.r.Context(), x.actor, x.r.PathValue("partner"), x.body)
+	p, err := s.partner(x)
+	if err != nil {
+		return err
+	}
+	opened, err := s.cfg.Opener.Open(x.r.Context(), x.actor, p.Name, x.body)
 	if err != nil {
 		return err
 	}
@@ -65,7 +69,14 @@ func (s *Server) encrypt(x *exchange) error {
 }
 
 func (s *Server) seal(x *exchange, p *Partner) (*client.Sealed, error) {
+	if len(x.body) == 0 {
+		return nil, fmt.Errorf("%w: the body is empty, there is nothing to seal", errBadRequest)
+	}
 	refetch, err := x.flag("refetch")
+	if err != nil {
+		return nil, err
+	}
+	path, err := x.sealedPath()
 	if err != nil {
 		return nil, err
 	}
@@ -85,13 +96,13 @@ func (s *Server) seal(x *exchange, p *Partner) (*client.Sealed, error) {
 	if !ok {
 		return nil, fmt.Errorf("the stored public key of %s is a %T", p.Name, public)
 	}
-	header := jwe.SealHeader{URL: x.query.Get("url"), Enc: p.SealEnc}
+	header := jwe.SealHeader{URL: path, Enc: p.SealEnc}
 	if p.KIDInJOSE {
 		header.KID = kid
 	}
 	compact, err := jwe.Seal(rsaPublic, header, x.body)
-	if errors.Is(err, jwe.ErrMalformed) || errors.Is(err, jwe.ErrTooLarge) {
-		return nil, fmt.Errorf("%w: the url is too long or not Unicode, and cannot stand in a JOSE header", errBadRequest)
+	if errors.Is(err, jwe.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: the url is too long for a JOSE header", errBadRequest)
 	} else if err != nil {
 		return nil, err
 	}
@@ -160,7 +171,7 @@ func (s *Server) partner(x *exchange) (*Partner, error) {
 			return &partners[i], nil
 		}
 	}
-	return nil, fmt.Errorf("%w: partner %+.64q", errNotFound, name)
+	return nil, fmt.Errorf("%w: partner %q", errNotFound, printable(name))
 }
 
 // plain is a header as JSON has it. None of them stands twice.

@@ -56,9 +56,9 @@ func TestARequestIsSealed(t *testing.T) {
 		t.Error(d)
 	}
 
-	a = r.send(r.client, "POST", "/v1/partners/wise/encrypt", "").wants(t, 200, "")
+	a = r.send(r.client, "POST", "/v1/partners/wise/encrypt", "x").wants(t, 200, "")
 	header, plaintext = r.partner.open(t, string(a.body))
-	if _, named := header["url"]; named || plaintext != "" || a.header.Get("Content-Type") != "application/jose+json" ||
+	if _, named := header["url"]; named || plaintext != "x" || a.header.Get("Content-Type") != "application/jose+json" ||
 		a.header.Get("Keyd-Kid") != r.active.KID || a.header.Get("Keyd-Partner-Key") != "their-key" || a.header.Get("Cache-Control") != "no-store" {
 		t.Errorf("got %q under %v and %v", plaintext, header, a.header)
 	}
@@ -92,8 +92,16 @@ func TestWhatCannotBeSealedIsRefused(t *testing.T) {
 	}{
 		"a form":            {"/v1/partners/wise/encrypt", "Content-Type: multipart/form-data; boundary=x", 415, "unsupported_media"},
 		"a form in capital": {"/v1/partners/wise/encrypt", "Content-Type: Multipart/Mixed", 415, "unsupported_media"},
-		"a url too long":    {"/v1/partners/wise/encrypt?url=" + strings.Repeat("x", 8000), "", 400, "bad_request"},
-		"a url not Unicode": {"/v1/partners/wise/encrypt?url=%ff", "", 400, "bad_request"},
+		"a url too long":    {"/v1/partners/wise/encrypt?url=/" + strings.Repeat("x", 2048), "", 400, "bad_request"},
+		"a url not Unicode": {"/v1/partners/wise/encrypt?url=/%ff", "", 400, "bad_request"},
+		"a url with quotes": {"/v1/partners/wise/encrypt?url=/" + strings.Repeat("%22", 2047), "", 400, "bad_request"},
+		"a url of a host":   {"/v1/partners/wise/encrypt?url=https://evil.example/v1", "", 400, "bad_request"},
+		"a url to a host":   {"/v1/partners/wise/encrypt?url=//evil.example/v1", "", 400, "bad_request"},
+		"a relative url":    {"/v1/partners/wise/encrypt?url=v1/cases", "", 400, "bad_request"},
+		"an empty url":      {"/v1/partners/wise/encrypt?url=", "", 400, "bad_request"},
+		"a url with a line": {"/v1/partners/wise/encrypt?url=/v1%0acases", "", 400, "bad_request"},
+		"a url in Unicode":  {"/v1/partners/wise/encrypt?url=/f%C3%A4lle", "", 400, "bad_request"},
+		"a url that is bad": {"/v1/partners/wise/encrypt?url=/%25zz", "", 400, "bad_request"},
 		"refetch=maybe":     {"/v1/partners/wise/encrypt?refetch=maybe", "", 400, "bad_request"},
 		"unknown partner":   {"/v1/partners/nobody/encrypt", "", 404, "not_found"},
 		"no key of theirs":  {"/v1/partners/venly/encrypt", "", 409, "no_partner_key"},
@@ -110,6 +118,9 @@ func TestWhatCannotBeSealedIsRefused(t *testing.T) {
 		})
 	}
 	r.send(r.client, "GET", "/v1/partners/nobody", "").wants(t, 404, "not_found")
+	r.send(r.client, "POST", "/v1/partners/wise/encrypt", "").wants(t, 400, "bad_request")
+	r.send(r.client, "POST", "/v1/partners/wise/encrypt?url=/"+strings.Repeat("x", 2047), "x").wants(t, 200, "")
+	r.send(r.client, "POST", "/v1/partners/wise/encrypt?url=/v1/a%3Fb=%2520c%26d=1", "x").wants(t, 200, "")
 	// curl says this of whatever it sends.
 	r.send(r.client, "POST", "/v1/partners/wise/encrypt", "x", "Content-Type: application/x-www-form-urlencoded").wants(t, 200, "")
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"keyd/internal/audit"
+	"keyd/internal/rotation"
 )
 
 // exchange is one request and its answer.
@@ -91,9 +92,13 @@ func (s *Server) answer(x *exchange) error {
 	if x.r.Method != x.route.method { // HEAD, which http.ServeMux takes for GET
 		return notAllowed(x.route.method)(s, x)
 	}
-	ctx, cancel := context.WithTimeout(withRequestID(x.r.Context(), x.id), x.route.within)
+	ctx := rotation.WithRequest(withRequestID(x.r.Context(), x.id), x.id)
+	ctx, cancel := context.WithTimeout(ctx, x.route.within)
 	defer cancel()
 	x.r = x.r.WithContext(ctx)
+	if err := x.checkNames(); err != nil {
+		return err
+	}
 	if err := x.readQuery(); err != nil {
 		return err
 	}
@@ -144,14 +149,16 @@ func (s *Server) admit(x *exchange) error {
 		return nil
 	}
 	p, ok := x.r.Context().Value(peerKey{}).(peer)
-	actor, groups := s.callers.identify(p, ok)
-	role, may := s.callers.role(actor, groups, x.route.roles, x.r.PathValue("partner"))
-	actor.Role = string(role)
-	x.actor = actor
-	if !may {
-		return errForbidden
+	x.actor = s.callers.identify(p, ok)
+	role, may := s.callers.role(x.actor, x.route.roles, x.r.PathValue("partner"))
+	x.actor.Role = string(role)
+	switch {
+	case may:
+		return nil
+	case x.route.on == clientSocket:
+		return errNotClient
 	}
-	return nil
+	return errForbidden
 }
 
 // respond sends a whole answer.
@@ -179,9 +186,7 @@ func (s *Server) failed(x *exchange, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	s.audit.note(err)
-	if errors.Is(err, errForbidden) || x.tried(err) {
-		s.recordRefusal(x, err)
-	}
+	err = s.recordRefusal(x, err)
 	p := x.refuse(err)
 	level := slog.LevelDebug
 	switch {
@@ -192,39 +197,6 @@ func (s *Server) failed(x *exchange, err error) {
 	}
 	s.log.Log(x.r.Context(), level, "refused a request", "request", x.id, "action", x.route.action,
 		"status", p.Status, "code", p.Code, "caller", x.actor.String(), "err", err)
-}
-
-// tried reports whether an operator tried to change something with a request
-// that the engine, which records its own refusals, never saw.
-func (x *exchange) tried(err error) bool {
-	if x.route.on != adminSocket || x.route.method != http.MethodPost {
-		return false
-	}
-	if dry, bad := x.flag("dry_run"); dry && bad == nil {
-		return false
-	}
-	return errors.Is(err, errBadRequest) || errors.Is(err, errTooLarge) || errors.Is(err, errMedia) || errors.Is(err, errSlow)
-}
-
-// recordRefusal writes who was refused what. That it cannot be written does not
-// make the refusal an answer.
-func (s *Server) recordRefusal(x *exchange, err error) {
-	held, record := s.refused.note(x.actor.UID, time.Now())
-	if !record {
-		return
-	}
-	e := audit.Entry{Phase: audit.PhaseEvent, Action: x.route.action, Actor: x.actor, Result: audit.ResultRefused, Code: kindOf(err).code,
-		Key: x.r.PathValue("key"), KID: x.r.PathValue("kid"), Partner: x.r.PathValue("partner"),
-		Detail: map[string]string{"request": x.id}}
-	if !errors.Is(err, errForbidden) {
-		e.Detail["error"] = err.Error()
-	}
-	if held > 0 {
-		e.Detail["refused_since_the_last_entry"] = strconv.Itoa(held)
-	}
-	if err := s.audit.Record(context.WithoutCancel(x.r.Context()), e); err != nil {
-		s.log.ErrorContext(x.r.Context(), "a refusal could not be recorded", "request", x.id, "caller", x.actor.String(), "err", err)
-	}
 }
 
 // recovered turns a panic into an answer.

@@ -39,3 +39,6 @@ func Known() map[error]string {
 
 // CodeOf is the code that an error is answered with.
 func CodeOf(err error) string { return kindOf(err).code }
+
+// Remembered is what asks the user database.
+func Remembered(ask func(uid int) string) func(uid int) string { return newRemembered(ask).of }

@@ -85,7 +85,8 @@ func silent(name string) health {
 	return health{name, boundary.Health{Backend: name, Err: "it does not answer"}}
 }
 
-// ready reports whether keyd can do its work, and what keeps it from it.
+// ready reports whether keyd can do its work, with what keeps it from it and
+// what may soon.
 func (s *Server) ready(ctx context.Context) (bool, []rotation.Finding) {
 	var found []rotation.Finding
 	if _, err := s.cfg.Registry.Version(""); err != nil && !errors.Is(err, registry.ErrNotFound) {
@@ -99,7 +100,15 @@ func (s *Server) ready(ctx context.Context) (bool, []rotation.Finding) {
 			found = append(found, rotation.Finding{Severity: rotation.Failure, Code: "backend_down", Subject: h.name, Message: h.Err})
 		}
 	}
-	return len(found) == 0, found
+	ready := len(found) == 0
+	// The log goes on without the head beside it; what is lost is that a log
+	// which was cut off shows.
+	if log, ok := s.cfg.Audit.(interface{ HeadErr() error }); ok {
+		if err := log.HeadErr(); err != nil {
+			found = append(found, rotation.Finding{Severity: rotation.Warning, Code: "audit_head", Subject: "audit log", Message: err.Error(), Hint: "see the disk, and the permissions of the directory it is in"})
+		}
+	}
+	return ready, found
 }
 
 // healthz says that the process is alive.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -46,7 +47,15 @@ func (s *Server) changed(x *exchange, operate func(ctx context.Context, dryRun b
 	if err != nil {
 		return err
 	}
+	if !dryRun {
+		s.done(x, "key", change.Key, "kid", change.KID)
+	}
 	return x.json(s.changeView(change, dryRun))
+}
+
+// done logs that an operator changed something.
+func (s *Server) done(x *exchange, what ...any) {
+	s.log.With(what...).InfoContext(x.r.Context(), "changed", "request", x.id, "action", x.route.action, "caller", x.actor.String())
 }
 
 func (s *Server) createKey(x *exchange) error {
@@ -54,8 +63,14 @@ func (s *Server) createKey(x *exchange) error {
 	if err := x.decode(&body); err != nil {
 		return err
 	}
+	for name, text := range map[string]string{"name": body.Name, "partner": body.Partner, "backend": body.Backend, "algorithm": body.Algorithm,
+		"policy.rotate": body.Policy.Rotate, "policy.canary": body.Policy.Canary, "policy.min_boundary": body.Policy.MinBoundary, "policy.first": body.Policy.First} {
+		if err := short(name, text, maxShown); err != nil {
+			return err
+		}
+	}
 	key := registry.Key{Name: body.Name, Partner: body.Partner, Backend: body.Backend, Algorithm: body.Algorithm, Bits: body.Bits,
-		Policy: registry.Policy{Rotate: body.Policy.Rotate, Canary: body.Policy.Canary, MinBoundary: body.Policy.MinBoundary}}
+		Policy: registry.Policy{Rotate: body.Policy.Rotate, Canary: body.Policy.Canary, MinBoundary: body.Policy.MinBoundary, First: body.Policy.First}}
 	for _, d := range []struct {
 		name, text string
 		to         *registry.Duration
@@ -85,6 +100,9 @@ func (s *Server) rotateKey(x *exchange) error {
 func (s *Server) adoptKey(x *exchange) error {
 	var body client.Adopt
 	if err := x.decode(&body); err != nil {
+		return err
+	}
+	if err := cmp.Or(short("kid", body.KID, maxShown), short("find", body.Find, maxFind)); err != nil {
 		return err
 	}
 	return s.changed(x, func(ctx context.Context, dryRun bool) (rotation.Change, error) {
@@ -120,6 +138,9 @@ func (s *Server) moved(x *exchange, operate func(context.Context, audit.Actor, s
 	reason := strings.TrimSpace(body.Reason)
 	if why && reason == "" {
 		return fmt.Errorf("%w: a reason must be given", errBadRequest)
+	}
+	if err := short("the reason", reason, maxReason); err != nil {
+		return err
 	}
 	return s.changed(x, func(ctx context.Context, dryRun bool) (rotation.Change, error) {
 		return operate(ctx, x.actor, x.r.PathValue("kid"), reason, dryRun)

@@ -105,6 +105,11 @@ func cause(err error) string {
 		class string
 	}{
 		{ErrAudit, "audit"},
+		{errNotFound, "request"},
+		{errBadRequest, "request"},
+		{errTooLarge, "request"},
+		{errMedia, "request"},
+		{errSlow, "request"},
 		{jwe.ErrMalformed, "malformed"},
 		{jwe.ErrTooLarge, "malformed"},
 		{jwe.ErrAlgorithm, "algorithm"},

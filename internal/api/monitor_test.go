@@ -50,7 +50,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`keyd_versions{key="wise-response",state="active"} 1`,
 		`keyd_versions{key="wise-response",state="draining"} 0`,
 		`keyd_versions{key="venly-response",state="active"} 0`,
-		`keyd_next_rotation_seconds{key="wise-response"} 2.59`,
+		`keyd_days_to_next_rotation{key="wise-response"} 29.99`,
 		`keyd_days_to_valid_till{key="wise-response"} 99.99`,
 		`keyd_backend_level{backend="memory",level="unwrap"} 1`,
 		`keyd_backend_up{backend="memory"} 1`,

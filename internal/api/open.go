@@ -55,6 +55,7 @@ type OpenerConfig struct {
 type Opener struct {
 	cfg      OpenerConfig
 	audit    *trail
+	refused  *refusals
 	policies map[string]jwe.Policy // by partner
 	// levels are what backends last opened at; nil where that is not known.
 	levels map[string]*atomic.Pointer[boundary.Level]
@@ -74,6 +75,7 @@ func NewOpener(cfg OpenerConfig) (*Opener, error) {
 		return nil, err
 	}
 	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}, levels: map[string]*atomic.Pointer[boundary.Level]{}}
+	o.refused = newRefusals(o.writeRefusal)
 	for _, p := range cfg.Partners {
 		o.policies[p.Name] = jwe.Policy{Algs: []string{boundary.RSAOAEP256}, Encs: slices.Clone(p.Encs), MaxSize: cfg.MaxEnvelope}
 	}
@@ -123,10 +125,11 @@ func (c OpenerConfig) check() error {
 
 // Open opens an envelope in compact serialization that came from a partner.
 // Whatever comes of it is recorded first; what cannot be recorded is not
-// answered.
+// answered. Refusals that cost the backend nothing are counted together where
+// they are many.
 func (o *Opener) Open(ctx context.Context, actor audit.Actor, partner string, compact []byte) (*Opened, error) {
 	start := time.Now()
-	a := attempt{partner: partner}
+	a := o.attempt(partner)
 	opened, err := o.open(ctx, &a, compact)
 	if recorded := o.record(ctx, actor, &a, err); recorded != nil {
 		if opened != nil {
@@ -142,23 +145,44 @@ func (o *Opener) Open(ctx context.Context, actor audit.Actor, partner string, co
 	return &Opened{KID: a.kid, Key: a.version.Key, Plaintext: opened.Plaintext, Level: opened.Level}, nil
 }
 
+// Refuse records an envelope that was not taken in far enough to look at it.
+// What cannot be recorded is answered as that.
+func (o *Opener) Refuse(ctx context.Context, actor audit.Actor, partner string, reason error) error {
+	a := o.attempt(partner)
+	if failed := o.record(ctx, actor, &a, reason); failed != nil {
+		reason = failed
+	}
+	o.cfg.Meters.opened(&a, reason, 0)
+	return reason
+}
+
 // attempt is what is known of an opening so far, for the record.
 type attempt struct {
-	partner string
+	partner string // "" for one that is not in the config
 	kid     string // as the envelope names it
 	version registry.Version
 	level   boundary.Level
 	inToken time.Duration
+	spent   bool // the private key was used, whatever came of it
+}
+
+// attempt begins one. Only names of the config get into metrics and the audit
+// log: a caller who may name any partner could otherwise fill both.
+func (o *Opener) attempt(partner string) attempt {
+	if _, ok := o.policies[partner]; !ok {
+		partner = ""
+	}
+	return attempt{partner: partner}
 }
 
 func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundary.Opened, error) {
 	policy, ok := o.policies[a.partner]
 	if !ok {
-		return nil, fmt.Errorf("%w: partner %+.64q", errNotFound, a.partner)
+		return nil, fmt.Errorf("%w: no such partner", errNotFound)
 	}
 	msg, err := jwe.Parse(compact, policy)
 	if err != nil {
-		return nil, err
+		return nil, neverAccepted(err)
 	}
 	a.kid = msg.KID
 	floor, err := o.find(a, msg)
@@ -177,8 +201,13 @@ func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundar
 		}
 	}
 	opened, err := backend.Open(ctx, a.version.Handle, &msg.Envelope)
+	a.spent = err == nil || errors.Is(err, boundary.ErrOpen)
 	if err != nil {
 		return nil, backendFailure(err)
+	}
+	if err := o.still(a); err != nil {
+		clear(opened.Plaintext)
+		return nil, err
 	}
 	a.level, a.inToken = opened.Level, opened.InToken
 	if last := o.levels[a.version.Backend]; last.Load() == nil || *last.Load() != opened.Level {
@@ -190,99 +219,4 @@ func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundar
 		return nil, fmt.Errorf("%w: %s opened at %q, key %s asks for %q", ErrBelowFloor, a.version.Backend, opened.Level, a.version.Key, floor)
 	}
 	return opened, nil
-}
-
-// find looks up the version that an envelope is for, and whether it may open
-// it. Nothing here touches a private key, and nothing is decided by what is
-// secret.
-func (o *Opener) find(a *attempt, msg *jwe.Message) (floor boundary.Level, err error) {
-	if a.kid == "" {
-		return "", ErrMissingKID
-	}
-	v, err := o.cfg.Registry.Version(a.kid)
-	if errors.Is(err, registry.ErrNotFound) {
-		return "", ErrUnknownKID
-	} else if err != nil {
-		return "", fmt.Errorf("looking up the kid: %w", err)
-	}
-	key, err := o.cfg.Registry.Key(v.Key)
-	if err != nil {
-		return "", fmt.Errorf("looking up the key of %s: %w", a.kid, err)
-	}
-	if key.Partner != a.partner {
-		return "", ErrUnknownKID // whose it is, is not this partner's business
-	}
-	a.version = v
-	if err := opens(v.State); err != nil {
-		return "", err
-	}
-	if msg.Envelope.Alg != v.Algorithm {
-		return "", fmt.Errorf("%w: the version is for %s", jwe.ErrAlgorithm, v.Algorithm)
-	}
-	if !msg.FitsRSA(v.Bits) {
-		return "", boundary.ErrOpen // it was sealed to a key of another size
-	}
-	return boundary.Level(key.Policy.MinBoundary), nil
-}
-
-// opens says why a version in a state does not open.
-func opens(s registry.State) error {
-	switch {
-	case s.Opens():
-		return nil
-	case s == registry.Compromised:
-		return ErrCompromised
-	case s == registry.Destroying, s == registry.Destroyed:
-		return ErrDestroyed
-	}
-	return ErrNotOpen
-}
-
-// backendFailure keeps the errors that the API knows, and makes every other a
-// fault of the backend.
-func backendFailure(err error) error {
-	for _, known := range []error{boundary.ErrOpen, boundary.ErrBusy, boundary.ErrUnavailable, context.DeadlineExceeded, context.Canceled} {
-		if errors.Is(err, known) {
-			return err
-		}
-	}
-	return fmt.Errorf("%w: %w", ErrBackend, err)
-}
-
-// level is what a backend works at: what it last opened at or, where that is
-// not known or not enough, what it says.
-func (o *Opener) level(ctx context.Context, name string, floor boundary.Level) boundary.Level {
-	last := o.levels[name].Load()
-	if last != nil && last.AtLeast(floor) {
-		return *last
-	}
-	health := o.cfg.Backends[name].Health(ctx)
-	if health.Err == "" {
-		o.levels[name].Store(&health.Level)
-	}
-	return health.Level
-}
-
-// record writes what came of an attempt.
-func (o *Opener) record(ctx context.Context, actor audit.Actor, a *attempt, err error) error {
-	if o.cfg.Decrypts == AuditOff || o.cfg.Decrypts == AuditFailures && err == nil {
-		return nil
-	}
-	e := audit.Entry{Phase: audit.PhaseEvent, Action: "decrypt", Actor: actor, Partner: a.partner,
-		KID: a.kid, Key: a.version.Key, Result: audit.ResultOK, Detail: map[string]string{}}
-	if id := requestIDFrom(ctx); id != "" {
-		e.Detail["request"] = id
-	}
-	if a.level != "" {
-		e.Detail["boundary"] = string(a.level)
-	}
-	if err != nil {
-		e.Result, e.Code = audit.ResultFailed, kindOf(err).code
-	}
-	// Also when the caller has gone: it happened.
-	if failed := o.audit.Record(context.WithoutCancel(ctx), e); failed != nil {
-		o.cfg.Logger.ErrorContext(ctx, "an opening could not be recorded", "partner", a.partner, "kid", a.kid, "err", failed)
-		return fmt.Errorf("%w: %w", ErrAudit, failed)
-	}
-	return nil
 }

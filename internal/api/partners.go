@@ -1,6 +1,10 @@
 package api
 
-import "keyd/client"
+import (
+	"time"
+
+	"keyd/client"
+)
 
 func (s *Server) listPartners(x *exchange) error {
 	return x.json(s.partnerViews())
@@ -30,9 +34,33 @@ func (s *Server) refreshPartner(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	dryRun, err := x.flag("dry_run")
+	if err != nil {
+		return err
+	}
+	if dryRun {
+		return s.peekPartner(x, p)
+	}
 	pk, changed, err := s.cfg.Engine.RefreshPartnerKey(x.r.Context(), x.actor, p.Name)
 	if err != nil {
 		return partnerFailure(x.r.Context(), err)
+	}
+	s.done(x, "partner", p.Name, "fingerprint", pk.Fingerprint, "new", changed)
+	view := partnerKeyView(pk)
+	view.Changed = changed
+	return x.json(view)
+}
+
+// peekPartner asks the partner too, and stores nothing.
+func (s *Server) peekPartner(x *exchange, p *Partner) error {
+	pk, changed, err := s.cfg.Engine.PeekPartnerKey(x.r.Context(), p.Name)
+	if err != nil {
+		return partnerFailure(x.r.Context(), err)
+	}
+	pk.LastSeen = time.Now().UTC()
+	pk.FirstSeen = pk.LastSeen
+	if stored, err := s.cfg.Registry.PartnerKey(p.Name); err == nil && stored.Fingerprint == pk.Fingerprint {
+		pk.FirstSeen = stored.FirstSeen
 	}
 	view := partnerKeyView(pk)
 	view.Changed = changed

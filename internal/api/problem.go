@@ -21,6 +21,8 @@ import (
 var (
 	// errForbidden: the caller has no role that the route needs.
 	errForbidden = errors.New("the caller has no role for this")
+	// errNotClient: the caller is no client of the partner.
+	errNotClient = errors.New("the caller is no client of the partner")
 	// errBrowser: the request was made by a web page.
 	errBrowser = errors.New("requests made by a browser are refused")
 	// errNoRoute: there is no such path on this listener.
@@ -30,17 +32,19 @@ var (
 	// errMethod: the path is there, and not for this method.
 	errMethod = errors.New("the path does not take this method")
 	// errBadRequest: the request cannot be understood.
-	errBadRequest = errors.New("not a usable request")
+	errBadRequest = errors.New("the request cannot be understood")
 	// errTooLarge: the body is larger than the route takes.
 	errTooLarge = errors.New("the body is too large")
 	// errMedia: the body is of a type that the route does not take.
-	errMedia = errors.New("not a type that is taken here")
+	errMedia = errors.New("the body is of a type that is not taken here")
 	// errSlow: the body did not arrive in time.
 	errSlow = errors.New("the body did not arrive in time")
 	// errPartner: a call to the partner did not work.
 	errPartner = errors.New("asking the partner did not work")
 	// errNoActive: the partner's key has no active version to name in a request.
 	errNoActive = errors.New("no version is active")
+	// errNever: the envelope asks for what no config can allow.
+	errNever = errors.New("the envelope asks for an algorithm that is not allowed")
 )
 
 // What an Opener refuses an envelope with, besides the errors of jwe, boundary
@@ -89,14 +93,16 @@ var kinds = []kind{
 	{err: errPartner, status: 502, code: "partner_error", title: "Asking the partner did not work", hint: "keyd partners refresh tries it again", detail: true},
 
 	{err: errForbidden, status: 403, code: "forbidden", title: "The caller may not do this", hint: "the roles in the config say who may; the refusal is in the audit log"},
+	{err: errNotClient, status: 403, code: "forbidden", title: "The caller may not do this", hint: "roles.clients in the config say whose user or group may seal and open for which partner; the refusal is in the audit log"},
 	{err: errBrowser, status: 403, code: "forbidden", title: "Requests made by a browser are refused", hint: "use keyd's own command, or curl with --unix-socket and the host keyd or localhost"},
 	{err: errNoRoute, status: 404, code: "not_found", title: "There is no such path on this listener", hint: "docs/api.md lists them; the client and the admin socket serve different ones"},
 	{err: errMethod, status: 405, code: "method_not_allowed", title: "The path does not take this method", hint: "the header Allow says which it takes"},
 	{err: errTooLarge, status: 413, code: "too_large", title: "The body is too large", hint: "the limits are in the config", detail: true},
-	{err: errMedia, status: 415, code: "unsupported_media", title: "The body is of a type that is not taken here", detail: true},
+	{err: errMedia, status: 415, code: "unsupported_media", title: "The body is of a type that is not taken here", hint: "curl --data-binary @file sends an envelope or a plaintext as it is, curl --json what the admin socket takes", detail: true},
 	{err: errSlow, status: 408, code: "slow_body", title: "The body did not arrive in time"},
 
 	{err: jwe.ErrMalformed, status: 400, code: "malformed_envelope", title: "Not a JWE in compact serialization", detail: true},
+	{err: errNever, status: 400, code: "algorithm_not_allowed", title: "The envelope asks for an algorithm that is not allowed", hint: "keyd never accepts it, whatever the config says: the partner must seal with alg RSA-OAEP-256, without zip and crit", detail: true},
 	{err: jwe.ErrAlgorithm, status: 400, code: "algorithm_not_allowed", title: "The envelope asks for an algorithm that is not allowed", hint: "the partner's encs in the config say what is", detail: true},
 	{err: jwe.ErrTooLarge, status: 413, code: "too_large", title: "The envelope is too large", hint: "the limits are in the config", detail: true},
 	{err: ErrMissingKID, status: 400, code: "missing_kid", title: "The envelope names no kid", hint: "the partner must be told which of our keys to seal to: send the headers of GET /v1/partners/{partner}"},
@@ -135,8 +141,8 @@ var kinds = []kind{
 	{err: boundary.ErrAmbiguous, status: 409, code: "ambiguous", title: "More than one key matches", hint: "give the CKA_ID in hex", detail: true},
 	{err: boundary.ErrUnsupported, status: 409, code: "unsupported", title: "The backend cannot do that", detail: true},
 	{err: errBadRequest, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
-	{err: rotation.ErrInvalid, status: 400, code: "bad_request", title: "The request is not usable", detail: true},
-	{err: registry.ErrInvalid, status: 400, code: "bad_request", title: "The request is not usable", detail: true},
+	{err: rotation.ErrInvalid, status: 400, code: "bad_request", title: "Not a usable request", detail: true},
+	{err: registry.ErrInvalid, status: 400, code: "bad_request", title: "Not a valid value", detail: true},
 	{err: audit.ErrBroken, status: 503, code: "audit_unavailable", title: "The audit log cannot be read", hint: "keyd audit verify says where it is broken", detail: true},
 }
 
@@ -159,7 +165,7 @@ func problem(err error, requestID string) (p client.Problem, after time.Duration
 	p = client.Problem{Type: "urn:keyd:problem:" + k.code, Title: k.title, Status: k.status, Code: k.code,
 		Hint: k.hint, RequestID: requestID}
 	if k.detail {
-		p.Detail = err.Error()
+		p.Detail = detail(err, k)
 	}
 	after = k.retry
 	if asked, ok := errors.AsType[interface {

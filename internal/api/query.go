@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // readQuery takes no parameter that the route does not know: a misspelled
@@ -42,6 +43,28 @@ func (x *exchange) flag(name string) (bool, error) {
 		}
 	}
 	return false, fmt.Errorf("%w: %s is %+.32q, want true or false", errBadRequest, name, x.query.Get(name))
+}
+
+// maxPath is how long the path of a request to a partner may be: it goes into
+// the JOSE header.
+const maxPath = 2048
+
+// sealedPath reads the path that a sealed request is for. It
+// must be a path: nothing that a partner could take for another host.
+func (x *exchange) sealedPath() (string, error) {
+	text := x.query.Get("url")
+	if !x.query.Has("url") {
+		return "", nil
+	}
+	if len(text) > maxPath {
+		return "", fmt.Errorf("%w: url has %d bytes, want at most %d", errBadRequest, len(text), maxPath)
+	}
+	strange := strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0
+	u, err := url.Parse(text)
+	if strange || err != nil || !strings.HasPrefix(text, "/") || u.Scheme != "" || u.Host != "" || strings.HasPrefix(text, "//") {
+		return "", fmt.Errorf("%w: url is %q, want an absolute path in printable ASCII, such as /v1/cases", errBadRequest, printable(text))
+	}
+	return text, nil
 }
 
 // number reads a parameter that counts.

@@ -24,6 +24,9 @@ type route struct {
 	handle  func(*Server, *exchange) error
 }
 
+// opens reports whether the route takes envelopes to open.
+func (r *route) opens() bool { return r.action == "decrypt" }
+
 var (
 	forClients   = []Role{RoleClient}
 	forOperators = []Role{RoleOperator}
@@ -65,7 +68,7 @@ func (s *Server) routes() []route {
 
 		{"GET", "/v1/partners", adminSocket, forReaders, "partner.list", nil, 0, quick, (*Server).listPartners},
 		{"GET", "/v1/partners/{partner}", adminSocket, forReaders, "partner.show", nil, 0, quick, (*Server).showPartner},
-		{"POST", "/v1/partners/{partner}/refresh", adminSocket, forOperators, "partner.fetch-key", nil, 0, slow, (*Server).refreshPartner},
+		{"POST", "/v1/partners/{partner}/refresh", adminSocket, forOperators, "partner.fetch-key", changes, 0, slow, (*Server).refreshPartner},
 
 		{"GET", "/v1/audit", adminSocket, forReaders, "audit.read", []string{"after", "limit", "tail"}, 0, quick, (*Server).readAudit},
 		{"GET", "/v1/audit/verify", adminSocket, forReaders, "audit.verify", nil, 0, lengthy, (*Server).verifyAudit},

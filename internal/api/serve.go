@@ -16,7 +16,7 @@ func (s *Server) Listen() error {
 			s.unlisten()
 			return fmt.Errorf("opening the %s listener: %w", f.name, err)
 		}
-		f.listener = listener
+		f.listener = limit(listener, f.most)
 	}
 	return nil
 }
@@ -57,7 +57,8 @@ func (s *Server) Serve() error {
 }
 
 // Shutdown stops accepting, waits for the requests in flight until ctx ends,
-// and removes the socket files. What is still running then is cut off.
+// and removes the socket files. What is still running then is cut off. Last of
+// all the audit log gets what was held back from it.
 func (s *Server) Shutdown(ctx context.Context) error {
 	errs := make(chan error, len(s.fronts))
 	for _, f := range s.fronts {
@@ -74,6 +75,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		all = append(all, <-errs)
 	}
 	s.unlisten()
+	s.refused.close()
+	s.cfg.Opener.refused.close()
 	return errors.Join(all...)
 }
 

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -17,13 +16,10 @@ import (
 var ErrSocketInUse = errors.New("the socket is in use")
 
 // listenUnix opens a unix socket under exactly the mode and group asked for,
-// whatever the umask. A socket that nobody listens on any more is replaced.
+// whatever the umask. A socket that nobody listens on any more is replaced. No
+// second daemon does the same in between: the registry, which is opened first,
+// is open to one alone.
 func listenUnix(s Socket) (net.Listener, error) {
-	unlock, err := lockDir(filepath.Dir(s.Path))
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
 	if err := removeStale(s.Path); err != nil {
 		return nil, err
 	}
@@ -49,19 +45,6 @@ func listenUnix(s Socket) (net.Listener, error) {
 		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil
-}
-
-// lockDir keeps a second daemon that is starting from removing the socket that
-// this one has just made.
-func lockDir(path string) (unlock func(), err error) {
-	dir, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX); err != nil {
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), dir.Close())
-	}
-	return func() { _ = dir.Close() }, nil
 }
 
 // removeStale removes a socket that its daemon left behind when it was killed.

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"keyd/internal/audit"
-	"keyd/internal/rotation"
 )
 
 // trail is the audit log with a memory of its failure: a log that has failed
@@ -28,9 +27,10 @@ func (t *trail) Record(ctx context.Context, e audit.Entry) error {
 	return err
 }
 
-// note remembers an error if it is the log's own.
+// note remembers an error if the log takes nothing more after it. That one
+// entry could not be written, being too large, says nothing of the next.
 func (t *trail) note(err error) {
-	if errors.Is(err, audit.ErrFailed) || errors.Is(err, audit.ErrClosed) || errors.Is(err, rotation.ErrAudit) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+	if errors.Is(err, audit.ErrFailed) || errors.Is(err, audit.ErrClosed) {
 		t.failed.Store(&err)
 	}
 }

@@ -13,7 +13,7 @@ import (
 func (s *Server) keyView(k registry.Key, withVersions bool) client.Key {
 	view := client.Key{Name: k.Name, Partner: k.Partner, Backend: k.Backend, Algorithm: k.Algorithm, Bits: k.Bits,
 		Policy: client.Policy{Rotate: k.Policy.Rotate, ValidFor: k.Policy.ValidFor.String(), DrainFor: k.Policy.DrainFor.String(),
-			SettleFor: k.Policy.SettleFor.String(), Canary: k.Policy.Canary, MinBoundary: k.Policy.MinBoundary},
+			SettleFor: k.Policy.SettleFor.String(), Canary: k.Policy.Canary, MinBoundary: k.Policy.MinBoundary, First: k.Policy.First},
 		CreatedAt: k.CreatedAt, NextDue: k.NextDue}
 	versions := s.cfg.Registry.Versions(k.Name)
 	if v, ok := active(versions); ok {

@@ -1,0 +1,103 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"keyd/internal/boundary"
+	"keyd/internal/jwe"
+	"keyd/internal/registry"
+)
+
+// find looks up the version that an envelope is for, and whether it may open
+// it. Nothing here touches a private key, and nothing is decided by what is
+// secret.
+func (o *Opener) find(a *attempt, msg *jwe.Message) (floor boundary.Level, err error) {
+	if a.kid == "" {
+		return "", ErrMissingKID
+	}
+	v, err := o.cfg.Registry.Version(a.kid)
+	if errors.Is(err, registry.ErrNotFound) {
+		return "", ErrUnknownKID
+	} else if err != nil {
+		return "", fmt.Errorf("looking up the kid: %w", err)
+	}
+	key, err := o.cfg.Registry.Key(v.Key)
+	if err != nil {
+		return "", fmt.Errorf("looking up the key of %s: %w", a.kid, err)
+	}
+	if key.Partner != a.partner {
+		return "", ErrUnknownKID // whose it is, is not this partner's business
+	}
+	a.version = v
+	if err := opens(v.State); err != nil {
+		return "", err
+	}
+	if msg.Envelope.Alg != v.Algorithm {
+		return "", fmt.Errorf("%w: the version is for %s", jwe.ErrAlgorithm, v.Algorithm)
+	}
+	if !msg.FitsRSA(v.Bits) {
+		return "", boundary.ErrOpen // it was sealed to a key of another size
+	}
+	return boundary.Level(key.Policy.MinBoundary), nil
+}
+
+// still looks whether the version opens after it has opened: it may have been
+// compromised meanwhile, and once that is answered nothing comes out under it.
+func (o *Opener) still(a *attempt) error {
+	v, err := o.cfg.Registry.Version(a.kid)
+	if err != nil {
+		return fmt.Errorf("looking up the kid again: %w", err)
+	}
+	a.version = v
+	return opens(v.State)
+}
+
+// neverAccepted tells what no config allows from what this partner's does not:
+// of all that an envelope asks for, only enc is the config's to say.
+func neverAccepted(err error) error {
+	if errors.Is(err, jwe.ErrAlgorithm) && !strings.HasPrefix(err.Error(), jwe.ErrAlgorithm.Error()+": enc ") {
+		return fmt.Errorf("%w: %w", errNever, err)
+	}
+	return err
+}
+
+// opens says why a version in a state does not open.
+func opens(s registry.State) error {
+	switch {
+	case s.Opens():
+		return nil
+	case s == registry.Compromised:
+		return ErrCompromised
+	case s == registry.Destroying, s == registry.Destroyed:
+		return ErrDestroyed
+	}
+	return ErrNotOpen
+}
+
+// backendFailure keeps the errors that the API knows, and makes every other a
+// fault of the backend.
+func backendFailure(err error) error {
+	for _, known := range []error{boundary.ErrOpen, boundary.ErrBusy, boundary.ErrUnavailable, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrBackend, err)
+}
+
+// level is what a backend works at: what it last opened at or, where that is
+// not known or not enough, what it says.
+func (o *Opener) level(ctx context.Context, name string, floor boundary.Level) boundary.Level {
+	last := o.levels[name].Load()
+	if last != nil && last.AtLeast(floor) {
+		return *last
+	}
+	health := o.cfg.Backends[name].Health(ctx)
+	if health.Err == "" {
+		o.levels[name].Store(&health.Level)
+	}
+	return health.Level
+}
