@@ -64,7 +64,8 @@ func (d *keyd) makeState(context.Context) (err error) {
 	if d.registry, err = registry.Open(d.state(registryFile), registry.Options{Check: true}); err != nil {
 		return err
 	}
-	d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit")})
+	d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit"),
+		Progress: func(done, total int64) { d.log.Info("verifying the audit log", "bytes", done, "of", total) }})
 	if err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (d *keyd) makeEngine(ctx context.Context) (err error) {
 		ReadAudit: func(_ context.Context, after uint64, limit int) ([]audit.Entry, error) {
 			return audit.Read(d.state(auditFile), after, limit)
 		},
-		AuditTail: func(context.Context) ([]audit.Entry, error) { return audit.Unsettled(d.state(auditFile)) },
+		AuditTail: func(context.Context) ([]audit.Entry, error) { return d.audit.Unsettled(), nil },
 	})
 	if err != nil {
 		return fmt.Errorf("making the rotation engine: %w", err)
