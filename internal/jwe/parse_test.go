@@ -160,9 +160,10 @@ func TestParseRefusesWhatIsTooLarge(t *testing.T) {
 func TestWhatIsTooLargeCostsNothing(t *testing.T) {
 	work := func(size int) float64 {
 		junk := bytes.Repeat([]byte("."), size)
-		return testing.AllocsPerRun(10, func() { _, _ = jwe.Parse(junk, jwe.Policy{MaxSize: 1 << 10}) })
+		return testing.AllocsPerRun(1000, func() { _, _ = jwe.Parse(junk, jwe.Policy{MaxSize: 1 << 10}) })
 	}
-	if small, large := work(1<<11), work(1<<24); large > small {
+	// An error's text costs more where fmt's pool has just been emptied: one, on average.
+	if small, large := work(1<<11), work(1<<24); large > small+1 {
 		t.Errorf("%v allocations for 16 MiB, %v for 2 KiB", large, small)
 	}
 }
