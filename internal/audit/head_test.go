@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -25,21 +27,39 @@ func remembered(t *testing.T, cfg audit.Config) audit.Head {
 	return *report.Remembered
 }
 
+// messages are what a logger said.
+type messages struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (m *messages) Write(b []byte) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.Write(b)
+}
+
+func (m *messages) String() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.text.String()
+}
+
 // In pairs: the head was not written, and it was but nobody could be sure.
 func TestHeadThatCannotBeWrittenStopsNothing(t *testing.T) {
 	for name, happened := range map[string]bool{"failed": false, "failed but happened": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var said bytes.Buffer
-				broken, tried := true, 0
+				said, broken, tried := &messages{}, atomic.Bool{}, atomic.Int32{}
+				broken.Store(true)
 				cfg := config(t)
-				cfg.Logger = slog.New(slog.NewTextHandler(&said, nil))
+				cfg.Logger = slog.New(slog.NewTextHandler(said, nil))
 				l := open(t, cfg.Remembering(func(real func() error) error {
-					tried++
+					tried.Add(1)
 					switch {
-					case broken && happened:
+					case broken.Load() && happened:
 						return errors.Join(real(), errDisk)
-					case broken:
+					case broken.Load():
 						return errDisk
 					}
 					return real()
@@ -56,13 +76,13 @@ func TestHeadThatCannotBeWrittenStopsNothing(t *testing.T) {
 						t.Errorf("HeadErr: %v", err)
 					}
 				}
-				if n := strings.Count(said.String(), "level=WARN"); n != 1 || tried < 5 || tried > 10 {
-					t.Errorf("%d warnings of %d attempts in ten seconds:\n%s", n, tried, &said)
+				if n := strings.Count(said.String(), "level=WARN"); n != 1 || tried.Load() < 5 || tried.Load() > 10 {
+					t.Errorf("%d warnings of %d attempts in ten seconds:\n%s", n, tried.Load(), said)
 				}
 				if got := remembered(t, cfg); happened && got != l.Head() || !happened && got != empty {
 					t.Errorf("the head file holds %v", got)
 				}
-				broken = false
+				broken.Store(false)
 				time.Sleep(time.Second)
 				synctest.Wait()
 				if err := l.HeadErr(); err != nil || remembered(t, cfg) != l.Head() {
@@ -71,10 +91,10 @@ func TestHeadThatCannotBeWrittenStopsNothing(t *testing.T) {
 				if n := strings.Count(said.String(), "remembered again"); n != 1 {
 					t.Errorf("the end was told %d times", n)
 				}
-				tried = 0
+				before := tried.Load()
 				time.Sleep(time.Hour)
-				if tried > 0 {
-					t.Errorf("a head that did not change was written %d times", tried)
+				if n := tried.Load() - before; n > 0 {
+					t.Errorf("a head that did not change was written %d times", n)
 				}
 				shut(t, l)
 			})
@@ -107,10 +127,11 @@ func TestCloseTellsThatTheHeadCouldNotBeWritten(t *testing.T) {
 
 func TestCloseTriesTheHeadOnceMore(t *testing.T) {
 	cfg := config(t)
-	broken := true
 	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Bool
+		broken.Store(true)
 		l := open(t, cfg.Remembering(func(real func() error) error {
-			if broken {
+			if broken.Load() {
 				return errDisk
 			}
 			return real()
@@ -118,7 +139,7 @@ func TestCloseTriesTheHeadOnceMore(t *testing.T) {
 		appendAll(t, l, event(1))
 		time.Sleep(1500 * time.Millisecond)
 		synctest.Wait()
-		broken = false
+		broken.Store(false)
 		shut(t, l)
 		if l.HeadErr() != nil || remembered(t, cfg) != l.Head() {
 			t.Errorf("got %v", l.HeadErr())

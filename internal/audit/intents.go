@@ -13,9 +13,10 @@ type intents map[string]Entry
 // follow takes in the next line of a log. Most lines are events, which are not
 // decoded.
 func (open intents) follow(line []byte) error {
-	// Details could hold these texts too; decoding tells.
-	if !bytes.Contains(line, []byte(`"phase":"intent"`)) &&
-		(len(open) == 0 || !bytes.Contains(line, []byte(`"phase":"outcome"`))) {
+	// Of what stands before the phase nothing can hold this text: in a string its
+	// quotes are escaped.
+	_, phase, _ := bytes.Cut(line, []byte(`"phase":"`))
+	if !bytes.HasPrefix(phase, []byte(PhaseIntent)) && (len(open) == 0 || !bytes.HasPrefix(phase, []byte(PhaseOutcome))) {
 		return nil
 	}
 	e, err := decode(line)
