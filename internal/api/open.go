@@ -145,9 +145,9 @@ func (o *Opener) Open(ctx context.Context, actor audit.Actor, partner string, co
 	return &Opened{KID: a.kid, Key: a.version.Key, Plaintext: opened.Plaintext, Level: opened.Level}, nil
 }
 
-// Refuse records an envelope that was not taken in far enough to look at it.
+// refuse records an envelope that was not taken in far enough to look at it.
 // What cannot be recorded is answered as that.
-func (o *Opener) Refuse(ctx context.Context, actor audit.Actor, partner string, reason error) error {
+func (o *Opener) refuse(ctx context.Context, actor audit.Actor, partner string, reason error) error {
 	a := o.attempt(partner)
 	if failed := o.record(ctx, actor, &a, reason); failed != nil {
 		reason = failed

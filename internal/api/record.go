@@ -54,7 +54,7 @@ func (s *Server) recordRefusal(x *exchange, err error) error {
 	switch {
 	case !forbidden && !unusable(err):
 	case !forbidden && x.route.opens():
-		return s.cfg.Opener.Refuse(x.r.Context(), x.actor, x.r.PathValue("partner"), err)
+		return s.cfg.Opener.refuse(x.r.Context(), x.actor, x.r.PathValue("partner"), err)
 	case forbidden, x.tried():
 		e := audit.Entry{Phase: audit.PhaseEvent, Action: x.route.action, Actor: x.actor, Result: audit.ResultRefused, Code: kindOf(err).code,
 			Key: printable(x.r.PathValue("key")), KID: printable(x.r.PathValue("kid")), Partner: printable(x.r.PathValue("partner")),

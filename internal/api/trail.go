@@ -28,7 +28,7 @@ func (t *trail) Record(ctx context.Context, e audit.Entry) error {
 }
 
 // note remembers an error if the log takes nothing more after it. That one
-// entry could not be written, being too large, says nothing of the next.
+// entry was refused says nothing of the next.
 func (t *trail) note(err error) {
 	if errors.Is(err, audit.ErrFailed) || errors.Is(err, audit.ErrClosed) {
 		t.failed.Store(&err)
