@@ -45,16 +45,6 @@ func BenchmarkVerifyInMemory(b *testing.B) {
 	b.ReportMetric(float64(n)*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 }
 
-func BenchmarkUnsettled(b *testing.B) {
-	cfg, size := thousands(b, 100_000)
-	b.SetBytes(size)
-	for b.Loop() {
-		if _, err := audit.Unsettled(cfg.Path); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 func BenchmarkReadAfter(b *testing.B) {
 	cfg, _ := thousands(b, 100_000)
 	for b.Loop() {

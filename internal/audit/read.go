@@ -36,22 +36,6 @@ func Tail(path string, n int) ([]Entry, error) {
 	return r.entries(last-min(last, uint64(n)), n)
 }
 
-// Unsettled returns the intents that have no outcome, oldest first, of a log
-// that may be in use: what a crash interrupted, and what is under way. A Log
-// knows those that were there before it: see (*Log).Unsettled.
-func Unsettled(path string) ([]Entry, error) {
-	r, err := openReader(path)
-	if err != nil {
-		return nil, err
-	}
-	defer r.close()
-	open := intents{}
-	if err := r.lines(0, func(line []byte) (bool, error) { return true, open.follow(line) }); err != nil {
-		return nil, err
-	}
-	return open.oldestFirst(), nil
-}
-
 // reader reads the complete lines of a log as it was when it was opened.
 type reader struct {
 	file   *os.File

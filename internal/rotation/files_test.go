@@ -31,7 +31,7 @@ func TestOnRealFiles(t *testing.T) {
 			t.Fatalf("%s: opening the audit log: %v", part, err)
 		}
 		e, err := rotation.New(rotation.Config{Registry: reg, Audit: log, Instance: "test", Logger: slog.New(slog.DiscardHandler),
-			AuditTail: func(context.Context) ([]audit.Entry, error) { return audit.Unsettled(trail) },
+			AuditTail: func(context.Context) ([]audit.Entry, error) { return log.Unsettled(), nil },
 			Backends:  map[string]rotation.Backend{backendName: token},
 			Partners:  map[string]rotation.Partner{partnerName: {}}, // an operator confirms
 			Retry:     rotation.RetryPolicy{Base: time.Millisecond, Max: time.Millisecond}})
