@@ -77,7 +77,7 @@ func printChange(w io.Writer, c client.Change) {
 	fmt.Fprintf(w, "%s (key %s%s):\n", verb, c.Key, map[bool]string{true: "", false: ", kid " + c.KID}[c.KID == ""])
 	for _, s := range c.Steps {
 		reason := s.Reason
-		if !s.At.IsZero() {
+		if s.At.After(time.Now().Add(time.Second)) {
 			reason += ", not before " + stamp(s.At)
 		}
 		fmt.Fprintf(w, "  %-10s %s\n", s.Name, reason)
