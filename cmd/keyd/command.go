@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -129,22 +127,6 @@ func unknownCommand(t terminal, args []string) int {
 	return exitUsage
 }
 
-// parseInterspersed lets flags stand after arguments, which package flag alone
-// does not: people write `keyd keys rotate KEY --dry-run`.
-func parseInterspersed(fs *flag.FlagSet, args []string) ([]string, error) {
-	var positional []string
-	for {
-		if err := fs.Parse(args); err != nil {
-			return nil, err
-		}
-		args = fs.Args()
-		if len(args) == 0 {
-			return positional, nil
-		}
-		positional, args = append(positional, args[0]), args[1:]
-	}
-}
-
 func (c command) usage() string {
 	return strings.TrimSpace(c.name + " [flags] " + c.args)
 }
@@ -257,34 +239,4 @@ func defaultOf(f *flag.Flag) string {
 		return ""
 	}
 	return " (default " + f.DefValue + ")"
-}
-
-const (
-	clientSocket  = "/run/keyd/keyd.sock"
-	adminSocket   = "/run/keyd/admin.sock"
-	defaultConfig = "/etc/keyd/keyd.yaml"
-)
-
-// socketFlag declares --socket with its default from the environment.
-func socketFlag(fs *flag.FlagSet, variable, fallback string) *string {
-	if fromEnv := os.Getenv(variable); fromEnv != "" {
-		fallback = fromEnv
-	}
-	return fs.String("socket", fallback, "the daemon's socket `PATH`; also $"+variable)
-}
-
-func adminFlag(fs *flag.FlagSet) *string {
-	return socketFlag(fs, "KEYD_ADMIN_SOCKET", adminSocket)
-}
-
-func configFlag(fs *flag.FlagSet) *string {
-	return fs.String("config", defaultConfig, "the config `FILE`")
-}
-
-// printJSON writes one indented document.
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
 }

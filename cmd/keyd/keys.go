@@ -14,7 +14,7 @@ import (
 
 func keyCommands() []command {
 	return []command{
-		{name: "keys list", brief: "list the keys and their active versions", setup: keysList},
+		{name: "keys list", brief: "list the keys and their active versions", setup: asking((*client.Client).Keys, printKeys)},
 		{name: "keys show", args: "KEY|KID", brief: "show a key with its versions, or one version with its history", setup: keysShow},
 		{name: "keys create", args: "KEY", brief: "create a key; its first version is made and announced at once", setup: keysCreate,
 			help: "Keys named in the config come to exist by themselves when the daemon starts.\nThis is for a key that the config does not name."},
@@ -30,21 +30,6 @@ func keyCommands() []command {
 			"Refused while the version may still be needed: compromise it first if its key\nmust go before its time.", (*client.Client).Destroy),
 		{name: "keys adopt", args: "KEY", brief: "take over a key pair that already exists in the backend", setup: keysAdopt,
 			help: "For moving in: the partner already has the public key under a kid (--told), and the\nprivate key is in the token. Nothing is uploaded and no material is made.\nFor a new key, create it with --first adopt (first: adopt in the config): it\nwaits for this. Beside an active version, the adopted one drains."},
-	}
-}
-
-func keysList(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
-	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
-	return func(ctx context.Context, t terminal, _ []string) error {
-		keys, err := client.New(*socket).Keys(ctx)
-		if err != nil {
-			return err
-		}
-		if *asJSON {
-			return printJSON(t.out, keys)
-		}
-		printKeys(t.out, keys, time.Now())
-		return nil
 	}
 }
 

@@ -110,25 +110,10 @@ func doctorSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) err
 
 func partnerCommands() []command {
 	return []command{
-		{name: "partners list", brief: "list the partners and their public keys", setup: partnersList},
+		{name: "partners list", brief: "list the partners and their public keys", setup: asking((*client.Client).Partners, printPartners)},
 		{name: "partners show", args: "PARTNER", brief: "show a partner: its key, our active kid, the headers to send", setup: partnersShow},
 		{name: "partners refresh", args: "PARTNER", brief: "fetch the partner's public key afresh", setup: partnersRefresh,
 			help: "keyd stores a partner's key and fetches it again only when told to, or when a\ncaller says that an envelope was refused."},
-	}
-}
-
-func partnersList(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
-	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
-	return func(ctx context.Context, t terminal, _ []string) error {
-		partners, err := client.New(*socket).Partners(ctx)
-		if err != nil {
-			return err
-		}
-		if *asJSON {
-			return printJSON(t.out, partners)
-		}
-		printPartners(t.out, partners, time.Now())
-		return nil
 	}
 }
 
