@@ -35,24 +35,10 @@ func startDaemon(tb testing.TB, wise http.Handler, edits ...string) *testDaemon 
 	tb.Setenv("SOFTHSM2_CONF", filepath.Join(dir, "token", "softhsm2.conf"))
 	partner := httptest.NewServer(wise)
 	tb.Cleanup(partner.Close)
-	raw, err := os.ReadFile("../../demo/keyd.yaml")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	config := strings.NewReplacer("@SIM@", partner.URL, "@D@", dir, "@UID@", strconv.Itoa(os.Getuid())).Replace(string(raw))
-	for i := 0; i < len(edits); i += 2 {
-		config = strings.ReplaceAll(config, strings.ReplaceAll(edits[i], "DIR", dir), edits[i+1])
-	}
-	if err := errors.Join(
-		os.Mkdir(filepath.Join(dir, "state"), 0o700),
-		os.WriteFile(filepath.Join(dir, "secret"), []byte(testSecret), 0o600),
-		os.WriteFile(filepath.Join(dir, "keyd.yaml"), []byte(config), 0o600),
-	); err != nil {
-		tb.Fatal(err)
-	}
+	path := configured(tb, dir, partner.URL, edits...)
 	bin := filepath.Join(dir, "keyd")
 	execute(tb, "go", "build", "-o", bin, ".")
-	daemon := exec.CommandContext(tb.Context(), bin, "serve", "--config", filepath.Join(dir, "keyd.yaml"))
+	daemon := exec.CommandContext(tb.Context(), bin, "serve", "--config", path)
 	daemon.Stderr = tb.Output()
 	daemon.Cancel = func() error { return daemon.Process.Signal(os.Interrupt) }
 	if err := daemon.Start(); err != nil {
@@ -65,6 +51,28 @@ func startDaemon(tb testing.TB, wise http.Handler, edits ...string) *testDaemon 
 		}
 	})
 	return d
+}
+
+// configured lays out dir for a daemon, with the demo's config edited, and
+// returns the config's path. The token is not made.
+func configured(tb testing.TB, dir, url string, edits ...string) string {
+	tb.Helper()
+	raw, err := os.ReadFile("../../demo/keyd.yaml")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	config := strings.NewReplacer("@SIM@", url, "@D@", dir, "@UID@", strconv.Itoa(os.Getuid())).Replace(string(raw))
+	for i := 0; i < len(edits); i += 2 {
+		config = strings.ReplaceAll(config, strings.ReplaceAll(edits[i], "DIR", dir), edits[i+1])
+	}
+	if err := errors.Join(
+		os.Mkdir(filepath.Join(dir, "state"), 0o700),
+		os.WriteFile(filepath.Join(dir, "secret"), []byte(testSecret), 0o600),
+		os.WriteFile(filepath.Join(dir, "keyd.yaml"), []byte(config), 0o600),
+	); err != nil {
+		tb.Fatal(err)
+	}
+	return filepath.Join(dir, "keyd.yaml")
 }
 
 // activeVersion waits for the key's first version to become active.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"keyd/internal/partner/partnersim"
+	"keyd/internal/registry"
 )
 
 // TestTheServiceTellsSystemdHowItIs plays systemd: it listens on NOTIFY_SOCKET
@@ -128,5 +131,31 @@ func TestAnotherUserHasNoRole(t *testing.T) {
 	}
 	if log := execute(t, binary, "audit", "tail", "--socket", d.admin); !strings.Contains(log, "nobody(65534)") || !strings.Contains(log, "refused forbidden") {
 		t.Errorf("no entry of a refused caller in\n%s", log)
+	}
+}
+
+func TestARegistryOfANewerKeydIsLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	d := configured(t, dir, "http://127.0.0.1:1", "file:DIR/token/pin", "env:THE_PIN")
+	t.Setenv("THE_PIN", "1234")
+	path := filepath.Join(dir, "state", registryFile)
+	engine, err := registry.OpenBolt(path, registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = engine.Update(func(tx registry.Tx) error { return tx.Put("meta", "schema", []byte("99")) })
+	if err := errors.Join(err, engine.Close()); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := invoke(t, "serve", "--config", d)
+	if code != exitConfig || !strings.Contains(stderr, "schema 99") || !strings.Contains(stderr, "install the newer keyd") {
+		t.Errorf("exit %d, %s", code, stderr)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the registry was changed (%v)", err)
 	}
 }
