@@ -50,11 +50,7 @@ func (r *Registry) TouchOpened(kid string, at time.Time) {
 
 // flush writes the marks that wait.
 func (r *Registry) flush() error {
-	r.touches.mu.Lock()
-	r.touches.pending = false
-	waiting := len(r.touches.at)
-	r.touches.mu.Unlock()
-	if waiting == 0 {
+	if r.touches.wake(r.index.Load()) == 0 {
 		return nil
 	}
 	_, err := r.update(func(d *draft) error {
@@ -70,6 +66,23 @@ func (r *Registry) flush() error {
 		return nil
 	})
 	return err
+}
+
+// wake ends the wait of the marks and says how many there are to write. One
+// that was noted while the last flush was committing is no longer due.
+func (t *touches) wake(ix *index) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pending = false
+	if ix == nil {
+		return len(t.at)
+	}
+	for kid, at := range t.at {
+		if v, ok := ix.versions[kid]; !ok || at.Sub(v.LastOpenAt) < touchEvery {
+			delete(t.at, kid)
+		}
+	}
+	return len(t.at)
 }
 
 // take empties it. It is called inside the transaction, so that Close finds
