@@ -48,7 +48,9 @@ func (e *Engine) Check(ctx context.Context) []Finding {
 	before := e.cfg.Audit.Head().Seq
 	var versions []registry.Version
 	for _, key := range e.reg.Keys() {
-		versions = append(versions, e.reg.Versions(key.Name)...)
+		own := e.reg.Versions(key.Name)
+		found = append(found, e.homed(key, own)...)
+		versions = append(versions, own...)
 	}
 	head := e.cfg.Audit.Head().Seq // after the histories, or it might lag behind them
 	destroyed := map[string]bool{}
@@ -82,14 +84,12 @@ func traced(v registry.Version, head uint64) []Finding {
 
 // material holds a version against its backend.
 func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
-	if !v.State.Held() || v.Handle == "" {
-		return nil // compromised before its key pair was made
+	b, err := e.backend(v.Backend)
+	if !v.State.Held() || v.Handle == "" || err != nil {
+		return nil // compromised before its key pair was made; or nobody to ask, see homed
 	}
 	var found []Finding
-	b, err := e.backend(v.Backend)
-	if err == nil {
-		err = matches(ctx, b, v.Handle, v.Public)
-	}
+	err = matches(ctx, b, v.Handle, v.Public)
 	if latest, gone := e.reg.Version(v.KID); err != nil && gone == nil && !latest.State.Held() {
 		return nil // it was closed meanwhile
 	}
@@ -151,13 +151,11 @@ func (e *Engine) levels(ctx context.Context) []Finding {
 		}
 	}
 	for _, key := range e.reg.Keys() {
-		h, ok := health[key.Backend]
-		switch {
-		case !ok:
-			found = append(found, Finding{Failure, "no_backend", key.Name, fmt.Sprintf("its backend %q is not configured", key.Backend), ""})
-		case h.Err == "" && deepEnough(key, h.Level) != nil:
-			found = append(found, Finding{Failure, "boundary_low", key.Name,
-				fmt.Sprintf("%s works at %s, the policy asks for %s", key.Backend, h.Level, key.Policy.MinBoundary), "no new version is made until it does"})
+		for _, name := range Homes(key, e.reg.Versions(key.Name)) {
+			if h, ok := health[name]; ok && h.Err == "" && deepEnough(key, h.Level) != nil {
+				found = append(found, Finding{Failure, "boundary_low", key.Name,
+					fmt.Sprintf("%s works at %s, the policy asks for %s", name, h.Level, key.Policy.MinBoundary), "nothing is made or opened there until it does"})
+			}
 		}
 	}
 	return found

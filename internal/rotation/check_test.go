@@ -247,12 +247,14 @@ func TestEnsureKeys(t *testing.T) {
 		}
 		for name, change := range map[string]func(*registry.Key){
 			"partner":   func(k *registry.Key) { k.Partner = "other" },
-			"backend":   func(k *registry.Key) { k.Backend = "other" },
 			"algorithm": func(k *registry.Key) { k.Algorithm = "RSA1_5" },
 		} {
 			if err := ensure(change); !errors.Is(err, rotation.ErrState) || !contains(err, name) {
 				w.t.Errorf("another %s: %v", name, err)
 			}
+		}
+		if err := ensure(func(k *registry.Key) { k.Backend = "other" }); !errors.Is(err, rotation.ErrNoBackend) {
+			w.t.Errorf("a backend that is not there: %v", err)
 		}
 		if err := ensure(func(k *registry.Key) { k.Policy.Canary = "" }); !errors.Is(err, rotation.ErrInvalid) {
 			w.t.Errorf("a bad policy: %v", err)

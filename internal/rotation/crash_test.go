@@ -87,6 +87,17 @@ func stories() map[string]story {
 			return err
 		},
 		done: func(w *world) bool { _, err := w.reg.Version(oldKID); return err == nil }}
+	move := stage{name: "move", wait: rest,
+		do: func(w *world) error {
+			if key, err := w.reg.Key(keyName); err != nil || key.Backend == backendName {
+				if err := w.move(); err != nil {
+					return err
+				}
+			}
+			_, err := w.engine.Rotate(w.t.Context(), operator, keyName, false)
+			return err
+		},
+		done: func(w *world) bool { return len(w.versions()) >= 2 }}
 	waiting := func(n int) stage { return stage{name: fmt.Sprintf("%d days pass", n), wait: time.Duration(n) * aDay} }
 	return map[string]story{
 		"a rotation by an operator":  {[]stage{create, rotate}, 2, 2, 1},
@@ -96,6 +107,7 @@ func stories() map[string]story {
 		"a rotation, its drain, its end": {[]stage{create, rotate, waiting(11)}, 3, 4, rotating},
 		// A crash in the middle of a compromise may start a rotation too many.
 		"a compromise and a destruction": {[]stage{create, compromise, destroy}, 2, 3, creating},
+		"a move to another backend":      {[]stage{create, move, back}, 2, 2, creating},
 		"an adoption and its end":        {[]stage{create, adopt, waiting(6)}, 3, 3, creating},
 	}
 }
@@ -171,8 +183,10 @@ func ended(w *world) {
 		w.t.Errorf("the partner was told of versions that are not the key's: %v", known)
 	}
 	held := w.versions(registry.Active, registry.Draining, registry.Compromised)
-	if keys, _ := w.token.List(context.Background()); len(keys) != len(held)+planted(w) {
-		w.t.Errorf("the token holds %d keys for %d versions", len(keys), len(held))
+	inToken, _ := w.token.List(context.Background())
+	inCloud, _ := w.cloud.List(context.Background())
+	if len(inToken)+len(inCloud) != len(held)+planted(w) {
+		w.t.Errorf("the token holds %d keys and the cloud %d, for %d versions", len(inToken), len(inCloud), len(held))
 	}
 	intents := map[string]int{}
 	for _, e := range w.trail.all() {

@@ -34,7 +34,6 @@ func (e *Engine) ensure(ctx context.Context, key registry.Key) error {
 	}
 	for _, fixed := range []struct{ what, old, new string }{
 		{"partner", old.Partner, key.Partner},
-		{"backend", old.Backend, key.Backend},
 		{"algorithm", old.Algorithm, key.Algorithm},
 	} {
 		if fixed.old != fixed.new {
@@ -44,18 +43,22 @@ func (e *Engine) ensure(ctx context.Context, key registry.Key) error {
 	if err := e.fits(key); err != nil {
 		return err
 	}
-	if old.Policy == key.Policy && old.Bits == key.Bits {
+	if old.Policy == key.Policy && old.Bits == key.Bits && old.Backend == key.Backend {
 		return nil
 	}
 	return e.adjust(ctx, old, key)
 }
 
-// adjust gives a key a new policy. Versions in being keep the dates that the
-// partner was told.
+// adjust gives a key a new policy, size or backend. It is for the versions that
+// are still to come: those in being keep the dates that the partner was told,
+// and stay in the backend that they were made in until their end.
 func (e *Engine) adjust(ctx context.Context, old, key registry.Key) error {
 	changed := old
-	changed.Policy, changed.Bits = key.Policy, key.Bits
+	changed.Policy, changed.Bits, changed.Backend = key.Policy, key.Bits, key.Backend
 	record := withPolicy(audit.Entry{Action: "key.policy", Actor: audit.System, Key: key.Name, Partner: key.Partner}, changed)
+	if old.Backend != key.Backend {
+		record = withDetail(record, "backend_before", old.Backend)
+	}
 	return e.journal(ctx, record, func(uint64) (err error) {
 		if old.Policy.Rotate != key.Policy.Rotate {
 			// Counted from now: a new schedule makes up for nothing missed

@@ -123,9 +123,9 @@ func (e *Engine) firstSteps(key registry.Key) []Step {
 // rotationSteps lists the steps of a rotation that begins now.
 func (e *Engine) rotationSteps(key registry.Key, versions []registry.Version, kid string) []Step {
 	at := now()
-	v := registry.Version{KID: kid, Key: key.Name, State: registry.Pending,
+	v := registry.Version{KID: kid, Key: key.Name, State: registry.Pending, Backend: key.Backend,
 		ValidFrom: at.Add(-clockSkew), ValidTill: at.Add(time.Duration(key.Policy.ValidFor))}
-	intent := Step{Name: StepIntent, KID: kid, Reason: "a new version is written down"}
+	intent := Step{Name: StepIntent, KID: kid, Reason: "a new version is written down" + survey(key, versions, Facts{}).moving()}
 	return append([]Step{intent}, forecast(at, key, versions, v, e.facts(key.Partner))...)
 }
 
@@ -182,6 +182,8 @@ func (e *Engine) Activate(ctx context.Context, actor audit.Actor, kid, reason st
 		err = fmt.Errorf("%w: it is not valid before %s", ErrState, v.ValidFrom.Format(time.RFC3339))
 	case !at.Before(v.ValidTill):
 		err = fmt.Errorf("%w: its validTill, %s, has passed", ErrState, v.ValidTill.Format(time.RFC3339))
+	default:
+		err = e.serves(ctx, key, v)
 	}
 	if err != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("activating %s: %w", kid, err))
@@ -189,7 +191,7 @@ func (e *Engine) Activate(ctx context.Context, actor audit.Actor, kid, reason st
 	change := Change{Key: key.Name, KID: kid, Steps: []Step{{Name: StepActivate, KID: kid, Reason: orDefault(reason, "asked for by an operator")}}}
 	if old, ok := e.activeOf(key.Name); ok {
 		old.DrainUntil = drainNow(key, old.KID).DrainUntil
-		change.Steps = append(change.Steps, Step{Name: StepDrain, KID: old.KID, At: DrainEnd(old), Reason: "it is closed and destroyed then"})
+		change.Steps = append(change.Steps, drainOf(old, v.Backend))
 	}
 	if dryRun {
 		return change, nil

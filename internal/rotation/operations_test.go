@@ -104,7 +104,7 @@ func TestCreate(t *testing.T) {
 			"no name":           {func(k *registry.Key) { k.Name = "" }, rotation.ErrInvalid},
 			"a path for a name": {func(k *registry.Key) { k.Name = "../x" }, rotation.ErrInvalid},
 			"unknown partner":   {func(k *registry.Key) { k.Partner = "acme" }, rotation.ErrNoPartner},
-			"unknown backend":   {func(k *registry.Key) { k.Backend = "cloud" }, rotation.ErrNoBackend},
+			"unknown backend":   {func(k *registry.Key) { k.Backend = "attic" }, rotation.ErrNoBackend},
 			"unknown algorithm": {func(k *registry.Key) { k.Algorithm = "RSA1_5" }, rotation.ErrInvalid},
 			"too few bits":      {func(k *registry.Key) { k.Bits = 1024 }, rotation.ErrInvalid},
 			"a bad policy":      {func(k *registry.Key) { k.Policy.DrainFor = 0 }, rotation.ErrInvalid},

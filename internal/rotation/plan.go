@@ -135,7 +135,7 @@ func (w world) next(now time.Time, v registry.Version) Step {
 		case !now.Before(useless):
 			return try(v, StepDrain, useless, "its validTill would come before it were of use")
 		case v.GeneratedAt.IsZero():
-			return try(v, StepGenerate, time.Time{}, "the key pair is still to be made")
+			return try(v, StepGenerate, time.Time{}, "the key pair is still to be made in "+v.Backend)
 		case v.TestedAt.IsZero():
 			return try(v, StepSelfTest, time.Time{}, "the key pair is still to be tried")
 		}
@@ -210,9 +210,9 @@ func (w world) due(now time.Time) Step {
 	// longer seals to.
 	ends := w.active.ValidTill.Add(-time.Duration(w.key.Policy.DrainFor))
 	if ends.Before(w.key.NextDue) {
-		return Step{Name: StepIntent, At: ends, Reason: fmt.Sprintf("the active version's validTill, %s, is near", w.active.ValidTill.Format(time.RFC3339))}
+		return Step{Name: StepIntent, At: ends, Reason: fmt.Sprintf("the active version's validTill, %s, is near", w.active.ValidTill.Format(time.RFC3339)) + w.moving()}
 	}
-	return Step{Name: StepIntent, At: w.key.NextDue, Reason: "the schedule asks for it"}
+	return Step{Name: StepIntent, At: w.key.NextDue, Reason: "the schedule asks for it" + w.moving()}
 }
 
 // try is a step that is retried: not before at, and not before the next try if
@@ -257,11 +257,20 @@ func forecast(now time.Time, key registry.Key, versions []registry.Version, v re
 			if w.active != nil {
 				old := *w.active
 				old.DrainUntil = now.Add(time.Duration(key.Policy.DrainFor))
-				steps = append(steps, Step{Name: StepDrain, KID: old.KID, At: DrainEnd(old), Reason: "it is closed and destroyed then"})
+				steps = append(steps, drainOf(old, v.Backend))
 			}
 			return steps
 		default:
 			return steps
 		}
 	}
+}
+
+// drainOf is the end of a version whose successor is in a backend.
+func drainOf(old registry.Version, successor string) Step {
+	reason := "it is closed and destroyed then"
+	if old.Backend != successor {
+		reason += fmt.Sprintf("; %s must stay configured until it is", old.Backend)
+	}
+	return Step{Name: StepDrain, KID: old.KID, At: DrainEnd(old), Reason: reason}
 }

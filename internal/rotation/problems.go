@@ -22,7 +22,7 @@ func (e *Engine) Problems() []Finding {
 	at := now()
 	for _, key := range e.reg.Keys() {
 		versions := e.reg.Versions(key.Name)
-		found = append(found, e.configured(key)...)
+		found = append(found, e.configured(key, versions)...)
 		if h, ok := e.holdOf(key.Name); ok {
 			found = append(found, Finding{Failure, "stalled", key.Name, fmt.Sprintf("the last step failed: %s; next try %s", h.last, day(h.until)), ""})
 		}
@@ -54,15 +54,12 @@ func changedRecently(at time.Time, partner string, keys []registry.PartnerKey) [
 }
 
 // configured reports what the config no longer names.
-func (e *Engine) configured(key registry.Key) []Finding {
+func (e *Engine) configured(key registry.Key, versions []registry.Version) []Finding {
 	var found []Finding
 	if _, ok := e.cfg.Partners[key.Partner]; !ok {
 		found = append(found, Finding{Failure, "no_partner", key.Name, fmt.Sprintf("its partner %q is not configured", key.Partner), ""})
 	}
-	if _, err := e.backend(key.Backend); err != nil {
-		found = append(found, Finding{Failure, "no_backend", key.Name, fmt.Sprintf("its backend %q is not configured", key.Backend), ""})
-	}
-	return found
+	return append(found, e.homed(key, versions)...)
 }
 
 // validity looks at how long the active version may still be used.

@@ -90,7 +90,7 @@ func (e *Engine) begin(ctx context.Context, actor audit.Actor, key registry.Key,
 		Algorithm: key.Algorithm, Bits: key.Bits,
 		ValidFrom: at.Add(-clockSkew).Truncate(time.Second),
 		ValidTill: at.Add(time.Duration(key.Policy.ValidFor)).Truncate(time.Second)}
-	err = e.journal(ctx, entry("key.rotate", actor, key, v.KID, reason), func(seq uint64) error {
+	err = e.journal(ctx, withDetail(entry("key.rotate", actor, key, v.KID, reason), "backend", v.Backend), func(seq uint64) error {
 		v, err = e.reg.Begin(v, actor.String(), reason, seq, due)
 		return err
 	})
@@ -103,14 +103,10 @@ func (e *Engine) generate(ctx context.Context, key registry.Key, v registry.Vers
 	if err != nil {
 		return err
 	}
-	health := b.Health(ctx)
-	if health.Err != "" {
-		return fmt.Errorf("backend %s: %w: %s", v.Backend, boundary.ErrUnavailable, health.Err)
-	}
-	if err := deepEnough(key, health.Level); err != nil {
+	if err := e.serves(ctx, key, v); err != nil {
 		return err
 	}
-	return e.journal(ctx, entry("key.generate", audit.System, key, v.KID, ""), func(uint64) error {
+	return e.journal(ctx, withDetail(entry("key.generate", audit.System, key, v.KID, ""), "backend", v.Backend), func(uint64) error {
 		g, err := b.Generate(ctx, specOf(v))
 		if err != nil {
 			return fmt.Errorf("generating %s in %s: %w", v.KID, v.Backend, err)

@@ -39,6 +39,7 @@ func walk(w *world, tape []byte) {
 		}
 		w.power.restore()
 		w.token.Heal()
+		w.cloud.Heal()
 		w.check()
 		if n := len(w.versions(registry.Pending, registry.Announced)); n > 1 {
 			w.t.Errorf("%d versions are in flight", n)
@@ -67,7 +68,7 @@ func (w *world) happen(what, how byte) string {
 	v := versions[n%len(versions)]
 	var err error
 	var name string
-	switch what % 14 {
+	switch what % 15 {
 	case 0:
 		name = "rotate"
 		_, err = w.engine.Rotate(ctx, operator, keyName, false)
@@ -99,6 +100,7 @@ func (w *world) happen(what, how byte) string {
 		f := backendtest.Fault{Op: ops[n%len(ops)], After: n&64 != 0, Times: 1 + n%3}
 		name = fmt.Sprintf("a fault %+v", f)
 		w.token.Inject(f)
+		w.cloud.Inject(f)
 		_, err = w.engine.Rotate(ctx, operator, keyName, false)
 	case 9:
 		name = fmt.Sprintf("a power cut in %d effects", 1+n%32)
@@ -120,13 +122,29 @@ func (w *world) happen(what, how byte) string {
 		name = "another policy"
 		key := theKey(weekly())
 		key.Policy.Rotate = fmt.Sprintf("0 %d * * %d", n%24, n%7)
+		if old, err := w.reg.Key(keyName); err == nil {
+			key.Backend = old.Backend
+		}
 		err = w.engine.EnsureKeys(ctx, []registry.Key{key})
 		w.engine.Wake()
+	case 14:
+		name = "the config names the other backend"
+		err = w.move()
 	}
 	if err != nil && !slices.ContainsFunc(expected, func(e error) bool { return errors.Is(err, e) }) {
 		w.t.Errorf("%s: %v", name, err)
 	}
 	return name
+}
+
+// move names the other backend in the config.
+func (w *world) move() error {
+	key, err := w.reg.Key(keyName)
+	if err != nil {
+		return err
+	}
+	key.Backend = toggle(key.Backend == backendName, cloudName) + toggle(key.Backend == cloudName, backendName)
+	return w.engine.EnsureKeys(w.t.Context(), []registry.Key{key})
 }
 
 func toggle[T any](on bool, value T) T {
@@ -141,7 +159,11 @@ func toggle[T any](on bool, value T) T {
 // it already.
 func (w *world) adoptSome(how byte) error {
 	kid := uuid.NewSHA1(uuid.Nil, binary.BigEndian.AppendUint64([]byte{how}, uint64(len(w.versions()))))
-	found, err := w.token.Plant("by hand "+kid.String(), "", 2048)
+	key, err := w.reg.Key(keyName)
+	if err != nil {
+		return err
+	}
+	found, err := w.home(registry.Version{Backend: key.Backend}).Plant("by hand "+kid.String(), "", 2048)
 	if err != nil {
 		return err
 	}
@@ -168,11 +190,12 @@ func TestARandomWalkKeepsEveryInvariant(t *testing.T) {
 
 func FuzzOperations(f *testing.F) {
 	f.Add([]byte{})
-	f.Add([]byte{0, 0, 2, 0, 3, 1, 4, 1})       // rotate, roll back, compromise, destroy
-	f.Add([]byte{6, 0, 3, 0, 11, 250, 4, 1})    // the only version compromised while the partner is down
-	f.Add([]byte{5, 0, 5, 1, 11, 200, 2, 1})    // adopted twice, activated
-	f.Add([]byte{9, 7, 9, 71, 9, 13, 12, 240})  // power cuts
-	f.Add([]byte{8, 66, 8, 3, 13, 5, 0, 0, 10}) // token faults, another policy
+	f.Add([]byte{0, 0, 2, 0, 3, 1, 4, 1})                              // rotate, roll back, compromise, destroy
+	f.Add([]byte{6, 0, 3, 0, 11, 250, 4, 1})                           // the only version compromised while the partner is down
+	f.Add([]byte{5, 0, 5, 1, 11, 200, 2, 1})                           // adopted twice, activated
+	f.Add([]byte{9, 7, 9, 71, 9, 13, 12, 240})                         // power cuts
+	f.Add([]byte{8, 66, 8, 3, 13, 5, 0, 0, 10})                        // token faults, another policy
+	f.Add([]byte{14, 0, 0, 0, 2, 0, 14, 0, 9, 9, 3, 0, 4, 0, 12, 255}) // moved, rolled back, moved back, cut
 	f.Fuzz(func(t *testing.T, tape []byte) {
 		if len(tape) > 64 {
 			t.Skip("long enough is long enough")

@@ -24,12 +24,14 @@ import (
 var operator = audit.Actor{UID: 1000, User: "olga", Role: "operator"}
 
 // world is everything that outlives the daemon - the registry's file, the
-// token, the partner, the audit log - and the daemon's engine, which does not.
+// token and the cloud, the partner, the audit log - and the daemon's engine,
+// which does not.
 type world struct {
 	t       *testing.T
 	power   *power
 	store   *store
 	token   *backendtest.Memory
+	cloud   *backendtest.Memory // the backend that keys can be moved to: it adopts, and deletes late
 	partner *partner
 	trail   *trail
 	// change alters what the engine is made of; nil leaves it.
@@ -40,12 +42,13 @@ type world struct {
 	stop   func() // ends the engine and waits for it
 }
 
-const keyName, partnerName, backendName = "wise-response", "wise", "memory"
+const keyName, partnerName, backendName, cloudName = "wise-response", "wise", "memory", "cloud"
 
 // newWorld makes a world in which no engine runs yet.
 func newWorld(t *testing.T) *world {
 	p := &power{}
 	w := &world{t: t, power: p, store: newStore(p), token: backendtest.NewMemory(backendtest.MemoryOptions{}), trail: &trail{power: p}}
+	w.cloud = backendtest.NewMemory(backendtest.MemoryOptions{Name: cloudName, Adopts: true, DestroyDelay: 30 * aDay})
 	w.partner = &partner{world: w, uploads: map[string]upload{}}
 	t.Cleanup(func() {
 		if w.stop != nil {
@@ -68,7 +71,7 @@ func (w *world) open() {
 	}
 	w.reg = reg
 	cfg := rotation.Config{Registry: reg, Audit: w.trail, AuditTail: w.trail.tail, ReadAudit: w.trail.read, Instance: "test",
-		Backends: map[string]rotation.Backend{backendName: &powered{w.token, w.power}},
+		Backends: map[string]rotation.Backend{backendName: &powered{w.token, w.power}, cloudName: &powered{w.cloud, w.power}},
 		Partners: map[string]rotation.Partner{partnerName: {Announcer: w.partner, Canary: w.partner, KeySource: w.partner}},
 		Logger:   slog.New(slog.NewTextHandler(logTo(w.t), &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	if w.change != nil {
@@ -197,11 +200,16 @@ func (w *world) opens(v registry.Version, public *rsa.PublicKey) error {
 		return fmt.Errorf("a version that is %s opens nothing", v.State)
 	}
 	env := backendtest.Seal(w.t, public, "A256GCM", []byte("statement"), nil)
-	opened, err := w.token.Open(context.Background(), v.Handle, env)
+	opened, err := w.home(v).Open(context.Background(), v.Handle, env)
 	if err == nil && string(opened.Plaintext) != "statement" {
 		err = errors.New("it opened to something else")
 	}
 	return err
+}
+
+// home is the backend that a version is in.
+func (w *world) home(v registry.Version) *backendtest.Memory {
+	return map[string]*backendtest.Memory{backendName: w.token, cloudName: w.cloud}[v.Backend]
 }
 
 // auditComplete: every change of state has its intent in the log.
