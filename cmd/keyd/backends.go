@@ -18,8 +18,11 @@ import (
 func (d *keyd) makeBackends(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(d.cfg.Backends)) {
 		open := d.openToken
-		if d.cfg.Backends[name].Type == typeKMS {
+		switch d.cfg.Backends[name].Type {
+		case typeKMS:
 			open = d.openKMS
+		case typeLost:
+			open = openLost
 		}
 		backend, err := open(ctx, name, d.cfg.Backends[name])
 		if err != nil {
@@ -76,8 +79,9 @@ func (p *problems) backend(path, name string, b backendConfig) {
 		p.token(path, b)
 	case typeKMS:
 		p.kms(path, b)
+	case typeLost: // its settings may stay: they may be of use again
 	default:
-		p.add(path+".type", "%q: want %s or %s", b.Type, typePKCS11, typeKMS)
+		p.add(path+".type", "%q: want %s, %s or %s", b.Type, typePKCS11, typeKMS, typeLost)
 	}
 }
 

@@ -70,10 +70,12 @@ type clientConfig struct {
 const (
 	typePKCS11 = "pkcs11"
 	typeKMS    = "kms"
+	typeLost   = "lost"
 )
 
 type backendConfig struct {
-	// Type is pkcs11 or kms.
+	// Type is pkcs11, kms, or lost: its device is gone for good. The daemon then
+	// starts without it, so that an operator can compromise what it held.
 	Type string `yaml:"type"`
 	// KMS are the settings of a backend of type kms; the others below are those
 	// of type pkcs11.

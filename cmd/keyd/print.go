@@ -108,6 +108,7 @@ func printTimeline(w io.Writer, versions []client.Version, now time.Time) {
 			end = later(end, later(v.DrainUntil, v.ValidTill))
 		}
 	}
+	several := slices.ContainsFunc(versions, func(v client.Version) bool { return v.Backend != versions[0].Backend })
 	rows := [][]string{{"VERSION", "KID", "STATE", fmt.Sprintf("%-*s│ %s", pastColumns, start.UTC().Format(time.DateTime), end.UTC().Format(time.DateTime))}}
 	for _, v := range versions {
 		bar := make([]rune, 0, pastColumns+1+futureColumns)
@@ -118,7 +119,11 @@ func printTimeline(w io.Writer, versions []client.Version, now time.Time) {
 		for i := range futureColumns {
 			bar = append(bar, glyphAt(v, now.Add(end.Sub(now)*time.Duration(i+1)/futureColumns), now))
 		}
-		rows = append(rows, []string{fmt.Sprint(v.Number), v.KID, v.State, strings.TrimRight(string(bar), " ")})
+		state := v.State
+		if several { // it moves from one backend to another
+			state += " in " + v.Backend
+		}
+		rows = append(rows, []string{fmt.Sprint(v.Number), v.KID, state, strings.TrimRight(string(bar), " ")})
 	}
 	table(w, rows)
 	fmt.Fprintln(w, "  · pending   ░ announced   █ active   ▒ draining   ! compromised   - destroying   │ now   ═ the partner may still use it")

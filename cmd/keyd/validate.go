@@ -193,8 +193,10 @@ func (p *problems) key(path, name string, k keyConfig, c *config) {
 	if _, ok := c.Partners[k.Partner]; !ok {
 		p.add(path+".partner", "no partner %q is configured", k.Partner)
 	}
-	if _, ok := c.Backends[k.Backend]; !ok {
+	if b, ok := c.Backends[k.Backend]; !ok {
 		p.add(path+".backend", "no backend %q is configured", k.Backend)
+	} else if b.Type == typeLost {
+		p.add(path+".backend", "%s is lost: new versions need another backend", k.Backend)
 	}
 	p.oneOf(path+".algorithm", k.Algorithm, boundary.RSAOAEP256)
 	if k.Bits != 2048 && k.Bits != 3072 && k.Bits != 4096 {

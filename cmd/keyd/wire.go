@@ -152,19 +152,40 @@ func (d *keyd) makeEngine(ctx context.Context) (err error) {
 	return d.engine.EnsureKeys(ctx, d.cfg.registryKeys())
 }
 
-// floors refuses to start when a key of the config asks for a level that its
-// backend does not reach. A backend that does not answer is not judged.
+// errHomeless: versions that open are in a backend that the config does not name.
+var errHomeless = errors.New("not in the config, and still needed")
+
+// floors refuses to start when a backend that a key needs is not there, or does
+// not reach the level that the key asks for: those of its versions that are
+// there would not open. A backend that does not answer is not judged.
 func (d *keyd) floors(ctx context.Context) error {
 	var problems []error
-	for _, name := range slices.Sorted(maps.Keys(d.cfg.Keys)) {
-		k := d.cfg.Keys[name]
-		health := d.backends[k.Backend].Health(ctx)
-		if k.MinBoundary != "" && health.Err == "" && !health.Level.AtLeast(boundary.Level(k.MinBoundary)) {
-			problems = append(problems, fmt.Errorf("key %s: backend %s opens at the level %s, and the config wants %s or better: %w",
-				name, k.Backend, health.Level, k.MinBoundary, boundary.ErrUnsupported))
+	for _, key := range d.keys() {
+		for _, name := range rotation.Homes(key, d.registry.Versions(key.Name)) {
+			backend, ok := d.backends[name]
+			if !ok {
+				problems = append(problems, fmt.Errorf("backend %s: %w: versions of key %s open there", name, errHomeless, key.Name))
+				continue
+			}
+			health, floor := backend.Health(ctx), key.Policy.MinBoundary
+			if floor != "" && health.Err == "" && !health.Level.AtLeast(boundary.Level(floor)) {
+				problems = append(problems, fmt.Errorf("key %s: backend %s opens at the level %s, and the config wants %s or better: %w",
+					key.Name, name, health.Level, floor, boundary.ErrUnsupported))
+			}
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// keys are those of the config, and those of the registry that it does not name.
+func (d *keyd) keys() []registry.Key {
+	keys := d.cfg.registryKeys()
+	for _, key := range d.registry.Keys() {
+		if _, named := d.cfg.Keys[key.Name]; !named {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // registryKeys are the keys that the config names.
@@ -269,6 +290,7 @@ func startError(err error) error {
 		{hsm.ErrPINLocked, "have the token's security officer reset the PIN", exitConfig}, // before ErrPINRefused, which it is too
 		{hsm.ErrPINRefused, "put the right PIN where the config's pin points; a changed PIN is tried again", exitConfig},
 		{boundary.ErrUnsupported, "use a token that can do it; min_boundary in the config is the level it must reach", exitConfig},
+		{errHomeless, "name it in the config until keyd status shows its versions as destroyed; type: lost if its device is gone for good", exitConfig},
 		{registry.ErrNewerSchema, "install the newer keyd; nothing was changed", exitConfig},
 		{registry.ErrCorrupt, "restore keyd.db from a backup, then run keyd doctor", exitConfig},
 		{errAuditCut, "find the copy that goes further and put it in its place; keyd keeps to the registry it belongs to", exitConfig},
