@@ -89,9 +89,10 @@ func newWise(name string, c partnerConfig, log *slog.Logger,
 		return nil, err
 	}
 	cfg := partner.WiseConfig{
-		Name: name, BaseURL: c.URL, ClientID: c.ClientID, ClientSecret: c.ClientSecret.read,
-		ResponseKID: kid, OnDuplicate: c.OnDuplicate, RootCAs: roots, Proxy: c.Proxy,
-		Timeout: time.Duration(c.Timeout), Logger: log, Observe: observe,
+		Connection: partner.Connection{Name: name, BaseURL: c.URL, RootCAs: roots, Proxy: c.Proxy,
+			Timeout: time.Duration(c.Timeout), Logger: log, Observe: observe},
+		ClientID: c.ClientID, ClientSecret: c.ClientSecret.read,
+		ResponseKID: kid, OnDuplicate: c.OnDuplicate, SealEnc: c.SealEnc, ReplyEncs: c.Encs,
 	}
 	if c.TLS.Cert != "" {
 		cfg.ClientCert = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.TLS.certificate() }

@@ -19,11 +19,13 @@ import (
 )
 
 func TestConfigErrorsAreSaidAllAtOnce(t *testing.T) {
-	_, err := partner.NewWise(partner.WiseConfig{Timeout: -1, OnDuplicate: "maybe", Proxy: "gopher://x", ResponseKID: partner.ResponseKID{In: "body"}})
+	_, err := partner.NewWise(partner.WiseConfig{Connection: partner.Connection{Timeout: -1, Proxy: "gopher://x", Forward: []string{"Cookie"}, Allow: []partner.Allow{{}}},
+		OnDuplicate: "maybe", ResponseKID: partner.ResponseKID{In: "body"}, Authorization: "mine", Direct: []string{"x"}})
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, s := range []string{"name", "base URL", "client ID", "client secret", "logger", "timeout", "on duplicate", "response kid", "proxy"} {
+	for _, s := range []string{"name", "base URL", "client ID", "client secret", "logger", "timeout", "on duplicate", "response kid", "proxy",
+		"forward", "allow: want methods", "authorization", `path "x"`} {
 		if !strings.Contains(err.Error(), s) {
 			t.Errorf("%q does not mention %q", err, s)
 		}

@@ -35,13 +35,17 @@ type call struct {
 	query            url.Values
 	header           http.Header
 	body             []byte
-	// want are the statuses whose answer read is given. Its error becomes the
-	// cause of the *Error; it may quote the partner, for it is cleaned.
+	// want are the statuses whose answer read is given; none is all of them.
+	// Its error becomes the cause of the *Error; it may quote the partner, for
+	// it is cleaned.
 	want []int
 	read func(*answer) error
 	// refused gives the sentinel behind a status that is not wanted.
 	refused map[int]error
 	secrets []string
+	// quiet keeps the partner's own words out of errors: the request was a
+	// caller's, and servers echo what they are sent.
+	quiet bool
 }
 
 // answer is an HTTP answer that was read to its end.
@@ -103,16 +107,20 @@ func (x *exchange) send(ctx context.Context, c call) (*answer, error) {
 	}
 	a.body, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1))
 	// A refusal is a refusal, however much of its body arrived.
-	if err != nil && slices.Contains(c.want, a.status) {
+	if err != nil && c.wants(a.status) {
 		return a, fmt.Errorf("reading the answer: %w", err)
 	}
 	return a, nil
 }
 
+func (c *call) wants(status int) bool {
+	return len(c.want) == 0 || slices.Contains(c.want, status)
+}
+
 // judge decides whether a complete answer is the wanted one.
 func (c *call) judge(a *answer) error {
 	switch enc := a.header.Get("Content-Encoding"); {
-	case !slices.Contains(c.want, a.status):
+	case !c.wants(a.status):
 		if err := c.refused[a.status]; err != nil {
 			return err
 		}
@@ -136,6 +144,10 @@ var errRefused = errors.New("refused")
 func (x *exchange) failed(c call, a *answer, err error) *Error {
 	secrets := slices.Concat(c.secrets, x.secrets)
 	e := &Error{Partner: x.partner, Op: c.op, Status: a.status, temporary: passes(a.status, err)}
+	if c.quiet {
+		e.cause = &cause{text: clean(ownWords(err), secrets), err: err}
+		return e
+	}
 	if !errors.Is(err, errRefused) {
 		e.cause = &cause{text: clean(err.Error(), secrets), err: err}
 	}

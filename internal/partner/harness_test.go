@@ -242,11 +242,13 @@ func open(t testing.TB, h http.Handler, changes ...func(*partner.WiseConfig)) ha
 
 func config(l io.Writer) partner.WiseConfig {
 	return partner.WiseConfig{
-		Name:         "wise",
-		BaseURL:      "https://api.wise.example",
+		Connection: partner.Connection{
+			Name:    "wise",
+			BaseURL: "https://api.wise.example",
+			Logger:  slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		},
 		ClientID:     testID,
 		ClientSecret: func() ([]byte, error) { return []byte(testSecret), nil },
-		Logger:       slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 

@@ -1,15 +1,26 @@
-// Package partner trades public keys with the counterparties keyd serves: it
-// tells them about ours, fetches theirs, and asks their test endpoints for an
-// answer sealed to us.
+// Package partner speaks to the counterparties keyd serves: it tells them about
+// our public keys, fetches theirs, carries sealed business requests there, and
+// says what the answers are.
 //
-// A partner is one type in files of its own (wise*.go); what they share is the
+// A partner is one type in files of its own (wise*.go, ...). Whichever it is, it
+// has the same abilities, so that whoever uses it need not know which it is:
+//
+//	Profile   what sealing to it and opening from it needs to know
+//	Endpoint  what is special about one of its endpoints
+//	FetchKey  its public key: *rsa.PublicKey or *ecdh.PublicKey
+//	Headers   what a request with a sealed body needs; GetHeaders without one
+//	Frame     the body of a request, of the envelope it carries
+//	Do        sends a caller's request, if the config allows it
+//
+// and some have more: Announce, Playground, FetchKeyAs. What they share is the
 // HTTP plumbing: TLS from version 1.2, an optional client certificate and
 // proxy, no redirects, bodies of bounded size, and one error type that carries
 // what the partner said without ever carrying a secret.
 //
 // Nothing here holds a private key or opens an envelope. The only secrets that
 // pass through are the partner's API credentials, which are read when needed,
-// and the access token made from them, which lives in memory alone.
+// the access token made from them, which lives in memory alone, and what
+// callers bring.
 package partner
 
 import (
@@ -42,7 +53,7 @@ var (
 // shortened and cleaned before it gets here.
 type Error struct {
 	Partner string // the partner's name in the config
-	Op      string // "token", "announce", "key" or "playground"
+	Op      string // "token", "announce", "key", "playground" or "call"
 	Status  int    // HTTP status; 0 when there was no answer
 	Code    string // the partner's own error code, where it gave one
 	Message string // the partner's own words, where it gave any
@@ -107,7 +118,8 @@ type cause struct {
 // passes tells what may pass by itself from what needs a person.
 func passes(status int, err error) bool {
 	switch {
-	case errors.Is(err, ErrCredentials), errors.Is(err, ErrEcho), errors.Is(err, ErrDuplicate):
+	case errors.Is(err, ErrCredentials), errors.Is(err, ErrEcho), errors.Is(err, ErrDuplicate),
+		errors.Is(err, ErrRequest), errors.Is(err, ErrNotAllowed):
 		return false
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500:
 		return true

@@ -2,7 +2,12 @@ package partner
 
 import (
 	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,4 +56,23 @@ func clean(text string, secrets []string) string {
 		text = string(runes[:maxText]) + "…"
 	}
 	return text
+}
+
+// ownWords is the text of an error if it is of our own making or the operating
+// system's, and says no more than that otherwise: net/http quotes answers it
+// cannot read.
+func ownWords(err error) string {
+	for _, ours := range []error{ErrRequest, ErrNotAllowed, ErrCredentials, ErrAnswer,
+		context.DeadlineExceeded, context.Canceled, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(err, ours) {
+			return err.Error()
+		}
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return err.Error()
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return err.Error()
+	}
+	return "no answer that can be read"
 }

@@ -1,15 +1,13 @@
 package partner
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
-	"time"
 )
 
 // What an *Error's Op, the log and the metrics call each kind of call.
@@ -44,11 +42,7 @@ type ResponseKID struct {
 
 // WiseConfig is one Wise client.
 type WiseConfig struct {
-	// Name is the partner's name in keyd's config, for errors and logs.
-	Name string
-	// BaseURL is Wise's API, such as https://api-mtls.transferwise.com or
-	// https://api.wise-sandbox.com. Plain http is taken for loopback only.
-	BaseURL string
+	Connection
 	// ClientID is the OAuth 2.0 client Wise has given us.
 	ClientID string
 	// ClientSecret returns the secret that goes with it, exactly, without a
@@ -61,59 +55,60 @@ type WiseConfig struct {
 	// 409 to an announcement as "you have told me before", unless its body
 	// names another key.
 	OnDuplicate string
-	// ClientCert returns the TLS client certificate (required on Wise's mTLS
-	// hosts). It is called for every handshake, so a renewed certificate needs
-	// no restart. Nil is none.
-	ClientCert func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	// RootCAs are the authorities trusted for Wise's certificate; nil is the
-	// system's.
-	RootCAs *x509.CertPool
-	// Proxy is the URL of an http, https or socks5 proxy, ProxyEnvironment, or
-	// "" for none.
-	Proxy string
-	// Timeout bounds every single HTTP call, 30 s when 0.
-	Timeout time.Duration
-	// HTTP replaces the whole transport; ClientCert, RootCAs and Proxy must
-	// then be empty.
-	HTTP http.RoundTripper
-	// Logger is required. No secret is ever logged.
-	Logger *slog.Logger
-	// Observe, if set, is told of every HTTP call: its kind, the status (0 for
-	// no answer) and the error, if any.
-	Observe func(op string, status int, d time.Duration, err error)
+	// SealEnc is the content encryption of requests, A256GCM (the only one
+	// Wise documents) when empty. ReplyEncs are those taken in answers; empty is
+	// A256GCM.
+	SealEnc   string
+	ReplyEncs []string
+	// Authorization of business requests: AuthCaller (the default; Wise's
+	// business endpoints take a user's token) or AuthService.
+	Authorization string
+	// Direct are the paths (as in Allow) whose replies come under the request's
+	// own content key, and DirectMaybe those of which Wise's pages say both. Nil
+	// is what Wise documents.
+	Direct, DirectMaybe []string
 }
 
-func (c *WiseConfig) validate() (base string, err error) {
-	var errs []error
-	add := func(bad bool, format string, args ...any) {
-		if bad {
-			errs = append(errs, fmt.Errorf(format, args...))
-		}
-	}
-	add(c.Name == "", "name: missing")
-	add(c.ClientID == "", "client ID: missing")
-	add(c.ClientSecret == nil, "client secret: missing")
-	add(c.Logger == nil, "logger: missing")
-	add(c.Timeout < 0, "timeout %s: negative", c.Timeout)
+func (c *WiseConfig) check() (wrong complaints) {
+	wrong.add(c.ClientID == "", "client ID: missing")
+	wrong.add(c.ClientSecret == nil, "client secret: missing")
 	switch c.ResponseKID.In {
 	case KIDInHeader:
-		add(!validHeader(c.ResponseKID.Header), "response kid: %q cannot be the header's name", c.ResponseKID.Header)
+		wrong.add(!validHeader(c.ResponseKID.Header), "response kid: %q cannot be the header's name", c.ResponseKID.Header)
 	case "", KIDInJOSE, KIDNowhere:
-		add(c.ResponseKID.Header != "", "response kid: a header name without %q", KIDInHeader)
+		wrong.add(c.ResponseKID.Header != "", "response kid: a header name without %q", KIDInHeader)
 	default:
-		add(true, "response kid in %q: want %s, %s or %s", c.ResponseKID.In, KIDInJOSE, KIDInHeader, KIDNowhere)
+		wrong.add(true, "response kid in %q: want %s, %s or %s", c.ResponseKID.In, KIDInJOSE, KIDInHeader, KIDNowhere)
 	}
 	switch c.OnDuplicate {
 	case "", DuplicateFails, DuplicateAccepted:
 	default:
-		add(true, "on duplicate %q: want %s or %s", c.OnDuplicate, DuplicateFails, DuplicateAccepted)
+		wrong.add(true, "on duplicate %q: want %s or %s", c.OnDuplicate, DuplicateFails, DuplicateAccepted)
 	}
-	add(c.HTTP != nil && (c.ClientCert != nil || c.RootCAs != nil || c.Proxy != ""),
-		"HTTP replaces the transport, client certificate, root CAs and proxy have no effect")
-	base, err = checkBase(c.BaseURL)
-	add(err != nil, "%w", err)
-	add(strings.HasPrefix(base, "http:") && c.ClientCert != nil, "a client certificate needs an https base URL")
-	return base, errors.Join(errs...)
+	switch c.Authorization {
+	case "", AuthCaller, AuthService:
+	default:
+		wrong.add(true, "authorization %q: want %s or %s", c.Authorization, AuthCaller, AuthService)
+	}
+	for _, p := range slices.Concat(c.Direct, c.DirectMaybe) {
+		wrong.check(checkPattern(p))
+	}
+	return wrong
+}
+
+func (c *WiseConfig) setDefaults() {
+	c.ResponseKID.In = cmp.Or(c.ResponseKID.In, KIDInJOSE)
+	c.SealEnc = cmp.Or(c.SealEnc, "A256GCM")
+	c.Authorization = cmp.Or(c.Authorization, AuthCaller)
+	if len(c.ReplyEncs) == 0 {
+		c.ReplyEncs = []string{"A256GCM"}
+	}
+	if c.Direct == nil {
+		c.Direct = wiseDirect
+	}
+	if c.DirectMaybe == nil {
+		c.DirectMaybe = wiseDirectMaybe
+	}
 }
 
 // validHeader reports whether a name may carry the kid: a token (RFC 9110
@@ -133,49 +128,24 @@ func validHeader(name string) bool {
 
 // Wise speaks to Wise's JOSE API. It is safe for concurrent use.
 type Wise struct {
-	name        string
-	kid         ResponseKID
-	onDuplicate string
-	exchange    *exchange
-	tokens      *tokenSource
-	logger      *slog.Logger
+	cfg      WiseConfig
+	exchange *exchange
+	tokens   *tokenSource
+	gate     *gate
+	logger   *slog.Logger
 }
 
 // NewWise checks the config and returns a client. It makes no call.
 func NewWise(cfg WiseConfig) (*Wise, error) {
-	base, err := cfg.validate()
-	transport := cfg.HTTP
-	if transport == nil {
-		t, transportErr := newTransport(cfg.Proxy, cfg.ClientCert, cfg.RootCAs)
-		err = errors.Join(err, transportErr)
-		transport = t
-	}
+	x, err := cfg.open(cfg.check())
 	if err != nil {
-		return nil, fmt.Errorf("partner %q: %w", cfg.Name, err)
+		return nil, err
 	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = 30 * time.Second
-	}
-	if cfg.ResponseKID.In == "" {
-		cfg.ResponseKID.In = KIDInJOSE
-	}
-	logger := cfg.Logger.With("partner", cfg.Name)
-	x := &exchange{
-		partner: cfg.Name,
-		base:    base,
-		client:  &http.Client{Transport: transport, CheckRedirect: noRedirect},
-		timeout: cfg.Timeout,
-		observe: cfg.Observe,
-		secrets: proxySecrets(cfg.Proxy),
-	}
-	return &Wise{
-		name:        cfg.Name,
-		kid:         cfg.ResponseKID,
-		onDuplicate: cfg.OnDuplicate,
-		exchange:    x,
-		tokens:      &tokenSource{exchange: x, clientID: cfg.ClientID, secret: cfg.ClientSecret, logger: logger},
-		logger:      logger,
-	}, nil
+	cfg.setDefaults()
+	tokens := &tokenSource{exchange: x, clientID: cfg.ClientID, secret: cfg.ClientSecret, logger: cfg.Logger}
+	return &Wise{cfg: cfg, exchange: x, tokens: tokens, logger: cfg.Logger,
+		gate: &gate{exchange: x, tokens: tokens, auth: cfg.Authorization, allow: cfg.Allow,
+			reserved: wiseReserved, forward: canonical(wiseForward, cfg.Forward)}}, nil
 }
 
 // Headers are the HTTP headers of a request whose body is an envelope, but for
@@ -188,8 +158,8 @@ func (w *Wise) Headers(kid string) http.Header {
 	h.Set("Accept", joseType)
 	h.Set("X-TW-JOSE-Method", "jwe")
 	h.Set("Accept-Encoding", "identity")
-	if w.kid.In == KIDInHeader && kid != "" {
-		h.Set(w.kid.Header, kid)
+	if w.cfg.ResponseKID.In == KIDInHeader && kid != "" {
+		h.Set(w.cfg.ResponseKID.Header, kid)
 	}
 	return h
 }
@@ -203,7 +173,7 @@ func (w *Wise) GetHeaders(kid string) http.Header { return w.Headers(kid) }
 
 // NamesKIDInJOSE reports whether requests name the key for their response in
 // the JOSE header of their own envelope.
-func (w *Wise) NamesKIDInJOSE() bool { return w.kid.In == KIDInJOSE }
+func (w *Wise) NamesKIDInJOSE() bool { return w.cfg.ResponseKID.In == KIDInJOSE }
 
 // call makes an authorised call. After a 401 the token is dropped, fetched once
 // more, and the call repeated once.

@@ -51,11 +51,11 @@ type wiseUpload struct {
 func (w *Wise) Announce(ctx context.Context, kid string, public crypto.PublicKey, validFrom, validTill time.Time) error {
 	up, err := newUpload(kid, public, validFrom, validTill)
 	if err != nil {
-		return fmt.Errorf("announcing %q to %s: %w", kid, w.name, err)
+		return fmt.Errorf("announcing %q to %s: %w", kid, w.cfg.Name, err)
 	}
 	body, err := json.Marshal(up)
 	if err != nil {
-		return fmt.Errorf("announcing %q to %s: %w", kid, w.name, err)
+		return fmt.Errorf("announcing %q to %s: %w", kid, w.cfg.Name, err)
 	}
 	c := call{
 		op:      opAnnounce,
@@ -67,7 +67,7 @@ func (w *Wise) Announce(ctx context.Context, kid string, public crypto.PublicKey
 		refused: map[int]error{http.StatusConflict: ErrDuplicate},
 		read:    func(a *answer) error { return w.readUpload(ctx, a, up) },
 	}
-	if w.onDuplicate == DuplicateAccepted {
+	if w.cfg.OnDuplicate == DuplicateAccepted {
 		c.want = append(c.want, http.StatusConflict)
 	}
 	return w.call(ctx, c)

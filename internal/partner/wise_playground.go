@@ -28,7 +28,7 @@ func (w *Wise) Playground(ctx context.Context, kid string) (compact []byte, err 
 func (w *Wise) PlaygroundPost(ctx context.Context, kid string, seal func(url string) (string, error)) (compact []byte, err error) {
 	sealed, err := seal(playgroundPath)
 	if err != nil {
-		return nil, fmt.Errorf("sealing a message for the playground of %s: %w", w.name, err)
+		return nil, fmt.Errorf("sealing a message for the playground of %s: %w", w.cfg.Name, err)
 	}
 	return w.playground(ctx, http.MethodPost, w.Headers(kid), []byte(sealed))
 }

@@ -1,0 +1,290 @@
+package partner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// opCall is what an *Error's Op calls a business request.
+const opCall = "call"
+
+// Whose authority a business request has, for the setting of a partner.
+const (
+	AuthCaller  = "caller"  // the bearer token that the caller brings
+	AuthService = "service" // the access token keyd holds
+)
+
+var (
+	// ErrRequest: a business request that cannot be sent as it is. Nothing was
+	// sent.
+	ErrRequest = errors.New("not a request keyd sends")
+	// ErrNotAllowed: the config does not allow the business request. Nothing
+	// was sent.
+	ErrNotAllowed = errors.New("not allowed by the config")
+)
+
+// Request is a business request that a caller wants made, sealed as the
+// partner wants it.
+type Request struct {
+	// Method is GET, POST, PUT, PATCH or DELETE.
+	Method string
+	// Path is below the partner's base URL, such as /v1/cases. A host cannot be
+	// named.
+	Path  string
+	Query url.Values
+	// Header is what the caller wants sent beside what the partner needs, which
+	// Do sets by itself.
+	Header http.Header
+	// Body is what the partner is to get: sealed, and framed where it wants a
+	// frame. None with GET.
+	Body []byte
+	// KID is our active key's, for partners whose requests name it.
+	KID string
+	// Authorization is the caller's own, "Bearer TOKEN", or "".
+	Authorization string
+}
+
+// gate lets business requests out: to the partner's host alone, the allowed
+// ones alone, with nothing in them that could make them other requests.
+type gate struct {
+	exchange *exchange
+	allow    []Allow
+	reserved []string // prefixes of paths that are keyd's own business
+	forward  []string // headers a caller may set, in canonical form
+	auth     string   // AuthCaller or AuthService
+	tokens   *tokenSource
+}
+
+// do sends a request with the partner's own headers and says what came back.
+// read decides what an answer is.
+func (g *gate) do(ctx context.Context, req Request, own http.Header, read func(Request, *answer) (*Response, error)) (*Response, error) {
+	header, err := g.admit(req, own)
+	if err != nil {
+		return nil, g.exchange.failed(call{op: opCall}, &answer{}, err)
+	}
+	c := call{op: opCall, method: req.Method, path: req.Path, query: req.Query, header: header, body: req.Body, quiet: true}
+	for repeated := false; ; repeated = true {
+		token, err := g.authorize(ctx, &c, req.Authorization)
+		if err != nil {
+			return nil, err
+		}
+		var res *Response
+		c.read = func(a *answer) (err error) {
+			res, err = read(req, a)
+			return err
+		}
+		if err := g.exchange.do(ctx, c); err != nil {
+			return nil, err
+		}
+		if res.Status != http.StatusUnauthorized || g.auth != AuthService || repeated {
+			return res.finish(token), nil
+		}
+		g.tokens.drop(token)
+	}
+}
+
+// admit checks a request and returns the headers it goes out with.
+func (g *gate) admit(req Request, own http.Header) (http.Header, error) {
+	switch err := checkPath(req.Path); {
+	case !slices.Contains(methods, req.Method):
+		return nil, fmt.Errorf("%w: method %q: want %s", ErrRequest, req.Method, strings.Join(methods, ", "))
+	case err != nil:
+		return nil, fmt.Errorf("%w: path %q: %w", ErrRequest, req.Path, err)
+	case len(req.Query.Encode()) > maxPath:
+		return nil, fmt.Errorf("%w: a query longer than %d bytes", ErrRequest, maxPath)
+	case req.Method == http.MethodGet && len(req.Body) > 0:
+		return nil, fmt.Errorf("%w: a GET with a body", ErrRequest)
+	case len(req.Body) > maxBody:
+		return nil, fmt.Errorf("%w: a body of more than %d bytes", ErrRequest, maxBody)
+	case under(g.reserved, req.Path):
+		return nil, fmt.Errorf("%w: %s is for keyd itself", ErrNotAllowed, req.Path)
+	case !slices.ContainsFunc(g.allow, func(a Allow) bool { return a.includes(req.Method, req.Path) }):
+		return nil, fmt.Errorf("%w: %s %s", ErrNotAllowed, req.Method, req.Path)
+	}
+	header, err := g.callersHeader(req.Header)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(header, own)
+	return header, nil
+}
+
+// maxHeaders bounds the values of a caller's headers together, in bytes.
+const maxHeaders = 8 << 10
+
+// callersHeader takes the headers a caller may set. One it may not set is an
+// error: dropping it would leave the caller wondering.
+func (g *gate) callersHeader(from http.Header) (http.Header, error) {
+	header, total := http.Header{}, 0
+	for name, values := range from {
+		canonical := http.CanonicalHeaderKey(name)
+		if !slices.Contains(g.forward, canonical) {
+			return nil, fmt.Errorf("%w: the header %q; forward in the config names more that callers may set", ErrNotAllowed, name)
+		}
+		for _, v := range values {
+			total += len(v)
+			if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r > '~' }) || total > maxHeaders {
+				return nil, fmt.Errorf("%w: the value of the header %q is too long, or has characters that do not belong in one", ErrRequest, canonical)
+			}
+		}
+		header[canonical] = slices.Concat(header[canonical], values)
+	}
+	return header, nil
+}
+
+// authorize puts the right authority on a call and returns keyd's own token,
+// where that is it.
+func (g *gate) authorize(ctx context.Context, c *call, authorization string) (token string, err error) {
+	refuse := func(format string, args ...any) error {
+		return g.exchange.failed(call{op: opCall}, &answer{}, fmt.Errorf(format, args...))
+	}
+	scheme, given, _ := strings.Cut(authorization, " ")
+	switch {
+	case g.auth == AuthService && authorization != "":
+		return "", refuse("%w: a bearer token of the caller's own; keyd's is used here, as authorization in the config says", ErrNotAllowed)
+	case g.auth == AuthService:
+		if token, err = g.tokens.get(ctx); err != nil {
+			return "", err
+		}
+		given = token
+	case authorization == "":
+		return "", refuse("%w: it needs the caller's own bearer token", ErrRequest)
+	case !strings.EqualFold(scheme, "Bearer") || !isToken(given):
+		return "", refuse("%w: the authorization is not a bearer token", ErrRequest)
+	}
+	c.header.Set("Authorization", "Bearer "+given)
+	c.secrets = []string{given}
+	return token, nil
+}
+
+// isToken reports whether s can stand in a header as a bearer token.
+func isToken(s string) bool {
+	return s != "" && len(s) <= maxToken && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// forwardable reports whether a config may let callers set a header: none that
+// says how the message travels, who asks, which request it really is (a method
+// or a path in a header overrules what was checked), or what the body is.
+func forwardable(name string) bool {
+	if !validHeader(name) {
+		return false
+	}
+	name = strings.ToLower(name)
+	for _, prefix := range []string{"proxy-", "sec-", "x-forwarded-", "x-original-", "x-rewrite-", "x-http-method", "x-method-override"} {
+		if strings.HasPrefix(name, prefix) {
+			return false
+		}
+	}
+	switch name {
+	case "cookie", "expect", "keep-alive", "forwarded", "via", "range", "origin", "x-real-ip", "x-host", "http2-settings":
+		return false
+	}
+	return true
+}
+
+// canonical is a list of header names in their canonical form.
+func canonical(lists ...[]string) []string {
+	names := slices.Concat(lists...)
+	for i, name := range names {
+		names[i] = http.CanonicalHeaderKey(name)
+	}
+	return names
+}
+
+// Kinds of Response, for Response.Kind.
+const (
+	// KindSealed: Envelope is a compact JWE.
+	KindSealed = "sealed"
+	// KindEmpty: there is no body, and so nothing to open.
+	KindEmpty = "empty"
+	// KindPlain: Body is the partner's own words and not sealed as a whole.
+	KindPlain = "plain"
+	// KindStale: an error that may mean that the request was sealed to a key
+	// the partner no longer uses. Fetch its key once; if it is another one, seal
+	// and send once more. With the same key the error is what it looks like, and
+	// the request may have had its effect: do not repeat it.
+	KindStale = "stale"
+	// KindLimited: 429; RetryAfter is how long to wait, 0 if it does not say.
+	KindLimited = "limited"
+)
+
+// Response is a partner's answer to a business request, whatever its status.
+type Response struct {
+	Status int
+	// Header is what concerns the caller: not how the message travelled, no
+	// cookies.
+	Header http.Header
+	Body   []byte
+	// Kind is one of the Kind constants.
+	Kind string
+	// Envelope is the compact JWE that Body is or holds, with KindSealed.
+	Envelope []byte
+	// RetryAfter is how long the partner asks us to wait, with KindLimited and
+	// with 503.
+	RetryAfter time.Duration
+}
+
+// newResponse is an answer of the kind that can be told without knowing the
+// partner: empty, limited or plain.
+func newResponse(a *answer) *Response {
+	res := &Response{Status: a.status, Header: a.header, Body: a.body, Kind: KindPlain}
+	if a.status == http.StatusTooManyRequests || a.status >= 500 {
+		res.RetryAfter = parseRetryAfter(a.header, time.Now())
+	}
+	switch {
+	case a.status == http.StatusTooManyRequests:
+		res.Kind = KindLimited
+	case len(bytes.TrimSpace(a.body)) == 0:
+		res.Kind = KindEmpty
+	}
+	return res
+}
+
+// finish takes out of a response what is not for the caller: headers about the
+// connection, and keyd's own token, which servers have been seen to repeat in
+// their errors.
+func (r *Response) finish(token string) *Response {
+	header := http.Header{}
+	for name, values := range r.Header {
+		if !ofConnection(name, r.Header) {
+			header[name] = slices.Clone(values)
+		}
+	}
+	if token != "" {
+		r.Body = bytes.ReplaceAll(r.Body, []byte(token), []byte("[redacted]"))
+		for name, values := range header {
+			for i, v := range values {
+				header[name][i] = strings.ReplaceAll(v, token, "[redacted]")
+			}
+		}
+	}
+	r.Header = header
+	return r
+}
+
+// ofConnection reports whether a header of an answer is about the connection
+// it came on (RFC 9110 §7.6.1), or would bind a browser to the partner's site.
+func ofConnection(name string, all http.Header) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Connection", "Te", "Trailer",
+		"Transfer-Encoding", "Upgrade", "Content-Length", "Content-Encoding", "Set-Cookie", "Set-Cookie2", "Alt-Svc",
+		"Strict-Transport-Security", "Clear-Site-Data", "Public-Key-Pins":
+		return true
+	}
+	for _, line := range all.Values("Connection") {
+		for named := range strings.SplitSeq(line, ",") {
+			if http.CanonicalHeaderKey(strings.TrimSpace(named)) == name {
+				return true
+			}
+		}
+	}
+	return false
+}
