@@ -61,7 +61,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.DurationVar(&o.ActivationLag, "activation-lag", 0, "time from a key's upload to its first use")
 	fs.IntVar(&o.DuplicateUpload, "duplicate-upload", 201, "status of an upload repeated word for word: 201, 409 or 500")
 	fs.IntVar(&o.ConflictUpload, "conflict-upload", 409, "status of a keyId used again for another key: 409 or 400")
-	fs.DurationVar(&o.WiseOverlap, "wise-overlap", 0, "how long an old Wise key still opens (default for ever; negative not at all)")
+	fs.DurationVar(&o.KeyOverlap, "key-overlap", 0, "how long an old Wise key still opens (default for ever; negative not at all)")
 	fs.BoolVar(&o.ArrayReply, "array-reply", false, "answer Wise's public key in an array")
 	fs.BoolVar(&o.MaterialNewlines, "material-newlines", false, "break Wise's key material into lines")
 	fs.BoolVar(&o.OmitWiseKeyID, "omit-wise-key-id", false, "leave keyId out of Wise's public key")

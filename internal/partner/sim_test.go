@@ -138,7 +138,7 @@ func TestWholeConversationWithTheSimulator(t *testing.T) {
 }
 
 func TestSimulatedPartnerRotatesItsKey(t *testing.T) {
-	sim, w := simulate(t, partnersim.Options{WiseOverlap: -1})
+	sim, w := simulate(t, partnersim.Options{KeyOverlap: -1})
 	if err := tell(t, w, testKID); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestSimulatedPartnerRotatesItsKey(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	sim.RotateWiseKey()
+	sim.Rotate(partnersim.Wise)
 	if err := partner.RetryStale(t.Context(), load, hello, partner.StaleKey); err != nil {
 		t.Errorf("after the partner's rotation: %v", err)
 	}

@@ -20,7 +20,7 @@ type partnerCase struct {
 // createCase is POST /v1/cases. Every answer that is not an error follows a
 // case created; a repeated request creates another one.
 func (s *Sim) createCase(c *call) reply {
-	plaintext, key, rep := s.exchange(c)
+	plaintext, to, rep := s.exchange(c)
 	if rep.status != 0 {
 		return rep
 	}
@@ -45,12 +45,12 @@ func (s *Sim) createCase(c *call) reply {
 	s.cases[created.ID] = created
 	c.entry.Effect = true
 	s.mu.Unlock()
-	return s.sealed(key, created)
+	return s.sealed(to, created)
 }
 
 // getCase is GET /v1/cases/{id}: nothing sealed in the request, a sealed reply.
 func (s *Sim) getCase(c *call) reply {
-	_, key, rep := s.exchange(c)
+	_, to, rep := s.exchange(c)
 	if rep.status != 0 {
 		return rep
 	}
@@ -64,5 +64,5 @@ func (s *Sim) getCase(c *call) reply {
 	if !ok {
 		return notFound("no such case")
 	}
-	return s.sealed(key, found)
+	return s.sealed(to, found)
 }

@@ -57,35 +57,38 @@ type uploadState struct {
 	Usable     bool      `json:"usable"` // right now
 }
 
-type wiseKeyState struct {
+type keyState struct {
 	Version   int       `json:"version"`
 	KeyID     string    `json:"key_id"`
 	RotatedAt time.Time `json:"rotated_at,omitzero"`
 }
 
 type state struct {
-	Clock    time.Time        `json:"clock"`
-	Uploads  []uploadState    `json:"uploads"`
-	WiseKeys []wiseKeyState   `json:"wise_keys"`
-	Tokens   int              `json:"tokens"`
-	Cases    int              `json:"cases"`
-	Faults   []faultJSON      `json:"faults"`
-	Hung     int              `json:"hung"`
-	Calls    map[Endpoint]int `json:"calls"`
+	Clock   time.Time     `json:"clock"`
+	Uploads []uploadState `json:"uploads"`
+	// Keys are those clients seal their requests to, of each partner that has
+	// been asked for one.
+	Keys   map[Partner][]keyState `json:"keys"`
+	Tokens int                    `json:"tokens"`
+	Cases  int                    `json:"cases"`
+	Faults []faultJSON            `json:"faults"`
+	Hung   int                    `json:"hung"`
+	Calls  map[Endpoint]int       `json:"calls"`
 }
 
 // control adds the control paths to the mux.
 func (s *Sim) control() {
 	for pattern, serve := range map[string]func(*http.Request) (int, any, error){
-		"GET /sim/state":                s.getState,
-		"GET /sim/requests":             s.getRequests,
-		"POST /sim/faults":              s.postFault,
-		"DELETE /sim/faults":            s.deleteFaults,
-		"POST /sim/release":             s.postRelease,
-		"POST /sim/rotate-wise-key":     s.postRotate,
-		"POST /sim/expire-tokens":       s.postExpire,
-		"POST /sim/clock":               s.postClock,
-		"POST /sim/keys/{keyId}/revoke": s.postRevoke,
+		"GET /sim/state":                 s.getState,
+		"GET /sim/requests":              s.getRequests,
+		"POST /sim/faults":               s.postFault,
+		"DELETE /sim/faults":             s.deleteFaults,
+		"POST /sim/release":              s.postRelease,
+		"POST /sim/rotate-key/{partner}": s.postRotate,
+		"POST /sim/expire-tokens":        s.postExpire,
+		"POST /sim/user-token":           s.postUserToken,
+		"POST /sim/clock":                s.postClock,
+		"POST /sim/keys/{keyId}/revoke":  s.postRevoke,
 	} {
 		s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if !fromLoopback(r) {
@@ -145,13 +148,15 @@ func (s *Sim) getState(*http.Request) (int, any, error) {
 	now := s.now()
 	st := state{
 		Clock: now, Tokens: len(s.tokens), Cases: len(s.cases), Hung: s.hung,
-		Uploads: []uploadState{}, WiseKeys: []wiseKeyState{}, Faults: []faultJSON{}, Calls: map[Endpoint]int{},
+		Uploads: []uploadState{}, Keys: map[Partner][]keyState{}, Faults: []faultJSON{}, Calls: map[Endpoint]int{},
 	}
 	for _, u := range s.uploads {
 		st.Uploads = append(st.Uploads, uploadState{u.KeyID, u.ValidFrom, u.ValidTill, u.UploadedAt, u.Revoked, u.usable(now, s.opt.ActivationLag)})
 	}
-	for _, k := range s.wise {
-		st.WiseKeys = append(st.WiseKeys, wiseKeyState{k.version, k.keyID, k.rotatedAt})
+	for p, ring := range s.keys {
+		for _, k := range ring {
+			st.Keys[p] = append(st.Keys[p], keyState{k.version, k.id, k.rotatedAt})
+		}
 	}
 	for _, f := range s.faults {
 		st.Faults = append(st.Faults, toJSON(*f))
@@ -194,8 +199,12 @@ func (s *Sim) postRelease(*http.Request) (int, any, error) {
 	return http.StatusNoContent, nil, nil
 }
 
-func (s *Sim) postRotate(*http.Request) (int, any, error) {
-	return http.StatusCreated, map[string]int{"version": s.RotateWiseKey()}, nil
+func (s *Sim) postRotate(r *http.Request) (int, any, error) {
+	p := Partner(r.PathValue("partner"))
+	if partners[p] == nil {
+		return http.StatusNotFound, nil, fmt.Errorf("there is no partner %q", p)
+	}
+	return http.StatusCreated, map[string]int{"version": s.Rotate(p)}, nil
 }
 
 func (s *Sim) postExpire(*http.Request) (int, any, error) {
@@ -223,4 +232,8 @@ func (s *Sim) postRevoke(r *http.Request) (int, any, error) {
 		return http.StatusNotFound, nil, fmt.Errorf("no key %q has been uploaded", r.PathValue("keyId"))
 	}
 	return http.StatusNoContent, nil, nil
+}
+
+func (s *Sim) postUserToken(*http.Request) (int, any, error) {
+	return http.StatusCreated, map[string]string{"access_token": s.NewUserToken()}, nil
 }

@@ -28,7 +28,7 @@ func TestControl(t *testing.T) {
 		t.Errorf("struck: %d", a.status)
 	}
 	c.do("GET", "/nowhere", nil, "") // any includes paths that are none
-	if a := c.do("POST", "/sim/rotate-wise-key", nil, ""); a.status != 201 || a.field(t, "version") != 2.0 {
+	if a := c.do("POST", "/sim/rotate-key/wise", nil, ""); a.status != 201 || a.field(t, "version") != 2.0 {
 		t.Errorf("rotating: %d %s", a.status, a.body)
 	}
 	var st struct {
@@ -36,9 +36,9 @@ func TestControl(t *testing.T) {
 			KeyID  string `json:"key_id"`
 			Usable bool
 		}
-		WiseKeys []struct{ Version int } `json:"wise_keys"`
-		Tokens   int
-		Faults   []struct {
+		Keys   map[string][]struct{ Version int }
+		Tokens int
+		Faults []struct {
 			Endpoint, Kind, Delay string
 			RetryAfter            string `json:"retry_after"`
 			After                 bool
@@ -54,7 +54,7 @@ func TestControl(t *testing.T) {
 		}
 	}
 	state()
-	if len(st.Uploads) != 1 || st.Uploads[0].KeyID != id || !st.Uploads[0].Usable || len(st.WiseKeys) != 2 || st.Tokens != 1 {
+	if len(st.Uploads) != 1 || st.Uploads[0].KeyID != id || !st.Uploads[0].Usable || len(st.Keys["wise"]) != 2 || st.Tokens != 1 {
 		t.Errorf("state: %+v", st)
 	}
 	if len(st.Faults) != 3 || st.Faults[0].Times != 1 || st.Faults[1].Delay != "2s" || !st.Faults[1].After || st.Faults[2].RetryAfter != "9s" {

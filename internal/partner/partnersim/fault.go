@@ -8,30 +8,6 @@ import (
 	"time"
 )
 
-// Endpoint names one of Wise's endpoints.
-type Endpoint string
-
-// The endpoints a Sim answers. Any stands for each of them a fault can strike.
-const (
-	Any                Endpoint = "any"
-	EndpointToken      Endpoint = "token"           // POST /oauth/token
-	EndpointUpload     Endpoint = "upload"          // POST /v1/auth/jose/request/public-keys
-	EndpointWiseKey    Endpoint = "wise-key"        // GET  /v1/auth/jose/response/public-keys
-	EndpointProbe      Endpoint = "playground-get"  // GET  /v1/auth/jose/playground/jwe
-	EndpointPlayground Endpoint = "playground-post" // POST /v1/auth/jose/playground/jwe
-	EndpointCaseCreate Endpoint = "case-create"     // POST /v1/cases
-	EndpointCase       Endpoint = "case-get"        // GET  /v1/cases/{id}
-)
-
-// sealed reports whether the endpoint answers with a JWE.
-func (e Endpoint) sealed() bool {
-	return slices.Contains([]Endpoint{EndpointProbe, EndpointPlayground, EndpointCaseCreate, EndpointCase}, e)
-}
-
-func (e Endpoint) known() bool {
-	return e.sealed() || slices.Contains([]Endpoint{Any, EndpointToken, EndpointUpload, EndpointWiseKey}, e)
-}
-
 // Kind says what goes wrong.
 type Kind string
 
@@ -44,7 +20,7 @@ const (
 	Delay     Kind = "delay"      // goes on after Fault.Delay, even if the client has left
 	Hang      Kind = "hang"       // goes on after Sim.Release, even if the client has left
 	// ExpiredToken answers 401 and forgets the token, as if it had just run out.
-	// Never after the effect, never at the token endpoint.
+	// Never after the effect, never where no token is asked for.
 	ExpiredToken Kind = "expired-token"
 )
 
@@ -90,7 +66,7 @@ func (f Fault) strikes(e Endpoint) bool {
 	case f.Endpoint != Any && f.Endpoint != e:
 		return false
 	case f.Kind == ExpiredToken:
-		return e != EndpointToken
+		return !endpoints[e].open
 	case f.ofSealed():
 		return e.sealed()
 	}

@@ -1,7 +1,10 @@
 package partnersim
 
 import (
+	"crypto/ecdsa"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -42,13 +45,53 @@ func joseCall(c *call) reply {
 	return reply{}
 }
 
+// opened is what was in a JWE.
+type opened struct {
+	header    joseHeader
+	plaintext []byte
+	content   []byte // the content key
+}
+
 // openRequest opens the JWE in a call's body with a Wise key still in use. Every
 // way to fail is the one generic 500 to the client; the error is for the log.
-func (s *Sim) openRequest(c *call) (joseHeader, []byte, error) {
+func (s *Sim) openRequest(c *call) (opened, error) {
+	o, err := s.open(Wise, string(c.body), jose.RSA_OAEP_256, jose.A256GCM)
+	// Documented for JWS only; in a JWE, a url that is sent had better be true.
+	if err == nil && o.header.URL != "" && o.header.URL != c.URL.Path {
+		err = errors.New("the JOSE header names another url")
+	}
+	return o, err
+}
+
+// open opens a compact JWE with a key of p that is still in use.
+func (s *Sim) open(p Partner, compact string, alg jose.KeyAlgorithm, enc jose.ContentEncryption) (opened, error) {
+	header, err := readHeader(compact)
+	if err != nil {
+		return opened{}, err
+	}
+	jwe, err := jose.ParseEncryptedCompact(compact, []jose.KeyAlgorithm{alg}, []jose.ContentEncryption{enc})
+	if err != nil {
+		return opened{}, fmt.Errorf("parsing the JWE: %w", err)
+	}
+	for _, key := range s.openers(p) {
+		plaintext, err := jwe.Decrypt(key.private)
+		if err != nil {
+			continue
+		}
+		o := opened{header: header, plaintext: plaintext}
+		if rsaKey, ok := key.private.(*rsa.PrivateKey); ok {
+			o.content, err = contentKey(compact, alg, rsaKey)
+		}
+		return o, err
+	}
+	return opened{}, fmt.Errorf("no key of %s in use opens the JWE", p)
+}
+
+// readHeader reads a compact JWE's protected header.
+func readHeader(compact string) (joseHeader, error) {
 	var header joseHeader
-	compact := string(c.body)
 	if strings.ContainsAny(compact, "\r\n") { // which encoding/base64 would skip
-		return header, nil, errors.New("the JWE has a line break in it")
+		return header, errors.New("the JWE has a line break in it")
 	}
 	first, _, _ := strings.Cut(compact, ".")
 	raw, err := base64.RawURLEncoding.DecodeString(first)
@@ -57,41 +100,27 @@ func (s *Sim) openRequest(c *call) (joseHeader, []byte, error) {
 		err = errors.Join(json.Unmarshal(raw, &params), json.Unmarshal(raw, &header))
 	}
 	if err != nil {
-		return header, nil, fmt.Errorf("reading the JOSE header: %w", err)
+		return header, fmt.Errorf("reading the JOSE header: %w", err)
 	}
 	for _, name := range []string{"zip", "crit"} {
 		if _, ok := params[name]; ok {
-			return header, nil, fmt.Errorf("the JOSE header has %q", name)
+			return header, fmt.Errorf("the JOSE header has %q", name)
 		}
 	}
-	// Documented for JWS only; in a JWE, a url that is sent had better be true.
-	if header.URL != "" && header.URL != c.URL.Path {
-		return header, nil, errors.New("the JOSE header names another url")
-	}
-	jwe, err := jose.ParseEncryptedCompact(compact, []jose.KeyAlgorithm{jose.RSA_OAEP_256}, []jose.ContentEncryption{jose.A256GCM})
-	if err != nil {
-		return header, nil, fmt.Errorf("parsing the JWE: %w", err)
-	}
-	for _, key := range s.openers() {
-		if plaintext, err := jwe.Decrypt(key.private); err == nil {
-			return header, plaintext, nil
-		}
-	}
-	return header, nil, errors.New("no Wise key in use opens the JWE")
+	return header, nil
 }
 
-// openers returns the Wise keys that still open requests.
-func (s *Sim) openers() []wiseKey {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	keys := slices.Clone(s.wise)
-	return slices.DeleteFunc(keys, func(k wiseKey) bool {
-		if k.rotatedAt.IsZero() || s.opt.WiseOverlap == 0 {
-			return false
-		}
-		return !now.Before(k.rotatedAt.Add(s.opt.WiseOverlap))
-	})
+// contentKey unwraps a compact JWE's content key, for a reply under the same.
+// go-jose keeps it to itself.
+func contentKey(compact string, alg jose.KeyAlgorithm, key *rsa.PrivateKey) ([]byte, error) {
+	wrapped, err := base64.RawURLEncoding.DecodeString(strings.Split(compact, ".")[1])
+	if err != nil {
+		return nil, fmt.Errorf("reading the encrypted key: %w", err)
+	}
+	if alg == jose.RSA1_5 {
+		return rsa.DecryptPKCS1v15(nil, key, wrapped) //nolint:staticcheck // SA1019: what the card data's guide asks for
+	}
+	return rsa.DecryptOAEP(sha256.New(), nil, key, wrapped, nil)
 }
 
 // replyKey picks the client key the reply to c is sealed to.
@@ -128,33 +157,42 @@ func (s *Sim) replyKey(c *call, header joseHeader) (Upload, error) {
 	}
 }
 
+// sealing is how a reply is sealed.
+type sealing struct {
+	alg   jose.KeyAlgorithm
+	key   any    // a public key or, with jose.DIRECT, the content key
+	kid   string // "" for none
+	enc   jose.ContentEncryption
+	frame func(jwe string) any // what is JSON around the JWE; nil: it stands alone
+}
+
+// toClient seals to a key the client has uploaded.
+func toClient(up Upload) *sealing {
+	return &sealing{alg: jose.RSA_OAEP_256, key: up.Public, kid: up.KeyID, enc: jose.A256GCM}
+}
+
+// underSame seals under the content key of the request.
+func underSame(o opened) *sealing {
+	return &sealing{alg: jose.DIRECT, key: o.content, enc: jose.A256GCM}
+}
+
 // finish seals a reply that is to be sealed, with the fault f in it.
 func (s *Sim) finish(rep reply, f Fault) (reply, error) {
 	if rep.seal == nil || f.Kind == PlainJSON {
 		return rep, nil
 	}
-	to := jose.Recipient{Algorithm: jose.RSA_OAEP_256, Key: rep.seal.Public, KeyID: rep.seal.KeyID}
+	to := *rep.seal
 	switch f.Kind {
 	case WrongKID:
-		to.KeyID = uuid.NewString()
+		to.kid = uuid.NewString()
 	case WrongKey:
-		to.Key = &s.decoy().PublicKey
+		to.key = decoy(to.key)
 	case DirectReply:
-		content := make([]byte, 32)
-		_, _ = rand.Read(content) // never fails (crypto/rand)
-		to.Algorithm, to.Key = jose.DIRECT, content
+		to.alg, to.key = jose.DIRECT, decoy([]byte(nil))
 	}
-	encrypter, err := jose.NewEncrypter(jose.A256GCM, to, nil)
+	compact, err := to.seal(rep.body)
 	if err != nil {
-		return rep, fmt.Errorf("preparing the encrypter: %w", err)
-	}
-	jwe, err := encrypter.Encrypt(rep.body)
-	if err != nil {
-		return rep, fmt.Errorf("encrypting: %w", err)
-	}
-	compact, err := jwe.CompactSerialize()
-	if err != nil {
-		return rep, fmt.Errorf("serializing: %w", err)
+		return rep, err
 	}
 	switch f.Kind {
 	case BadTag:
@@ -162,8 +200,42 @@ func (s *Sim) finish(rep reply, f Fault) (reply, error) {
 	case StrayTail:
 		compact += "02"
 	}
-	rep.kind, rep.body, rep.sealedTo = joseJSON, []byte(compact), to.KeyID
-	return rep, nil
+	rep.sealedTo = to.kid
+	if to.frame == nil {
+		rep.kind, rep.body = joseJSON, []byte(compact)
+		return rep, nil
+	}
+	rep.body, err = json.Marshal(to.frame(compact))
+	return rep, err
+}
+
+func (to *sealing) seal(plaintext []byte) (string, error) {
+	encrypter, err := jose.NewEncrypter(to.enc, jose.Recipient{Algorithm: to.alg, Key: to.key, KeyID: to.kid}, nil)
+	if err != nil {
+		return "", fmt.Errorf("preparing the encrypter: %w", err)
+	}
+	jwe, err := encrypter.Encrypt(plaintext)
+	if err != nil {
+		return "", fmt.Errorf("encrypting: %w", err)
+	}
+	compact, err := jwe.CompactSerialize()
+	if err != nil {
+		return "", fmt.Errorf("serializing: %w", err)
+	}
+	return compact, nil
+}
+
+// decoy is a key like the one given that nobody holds.
+func decoy(like any) any {
+	switch like.(type) {
+	case *rsa.PublicKey:
+		return newRSA().Public()
+	case *ecdsa.PublicKey:
+		return newEC().Public()
+	}
+	content := make([]byte, 32)
+	_, _ = rand.Read(content) // never fails (crypto/rand)
+	return content
 }
 
 // flipTag changes one bit of a compact JWE's authentication tag: of its first

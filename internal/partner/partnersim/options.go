@@ -68,9 +68,9 @@ type Options struct {
 	// ConflictUpload is the status of an upload that reuses a keyId for
 	// something else: 409 (if zero) or 400.
 	ConflictUpload int
-	// WiseOverlap is how long an old Wise key opens requests after Wise has
-	// rotated. Zero: for ever. Negative: not at all.
-	WiseOverlap time.Duration
+	// KeyOverlap is how long an old key of a partner opens requests after a
+	// rotation. Zero: for ever. Negative: not at all.
+	KeyOverlap time.Duration
 	// ArrayReply wraps Wise's public key in an array of one.
 	ArrayReply bool
 	// MaterialNewlines breaks Wise's key material into lines of 64, as older

@@ -9,16 +9,10 @@
 package partnersim
 
 import (
-	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
-	"encoding/base64"
-	"fmt"
 	"net/http"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
 )
 
 // Sim pretends to be Wise. It is an http.Handler, safe for concurrent use. A
@@ -26,14 +20,15 @@ import (
 type Sim struct {
 	opt   Options
 	mux   *http.ServeMux
-	decoy func() *rsa.PrivateKey // a key nobody holds, for replies sealed to the wrong one
+	first map[Partner]func() // makes the first key of a partner, once
 
 	mu      sync.Mutex // guards all below
 	offset  time.Duration
-	tokens  map[string]time.Time // access token to its end
-	uploads []Upload             // in order of arrival
-	wise    []wiseKey            // in order of version
+	tokens  map[string]time.Time   // access token to its end
+	uploads []Upload               // in order of arrival
+	keys    map[Partner][]theirKey // in order of version
 	cases   map[int64]partnerCase
+	pins    map[string]string // by version of the API
 	faults  []*Fault
 	release chan struct{} // closed to let hung calls go on, then replaced
 	hung    int
@@ -52,15 +47,6 @@ type Upload struct {
 	Revoked    bool // by hand, in the Developer Hub
 }
 
-// wiseKey is one version of the key clients seal their requests to.
-type wiseKey struct {
-	version   int
-	keyID     string
-	private   *rsa.PrivateKey
-	material  string
-	rotatedAt time.Time // zero while it is the newest
-}
-
 // New returns a Sim with one Wise key. It panics on options that Validate
 // refuses: they are the test author's mistake, not a condition to handle.
 func New(opt Options) *Sim {
@@ -70,26 +56,26 @@ func New(opt Options) *Sim {
 	}
 	s := &Sim{
 		opt:     opt,
-		decoy:   sync.OnceValue(generate),
+		first:   make(map[Partner]func()),
 		offset:  opt.ClockOffset,
 		tokens:  make(map[string]time.Time),
+		keys:    make(map[Partner][]theirKey),
 		cases:   make(map[int64]partnerCase),
+		pins:    make(map[string]string),
 		release: make(chan struct{}),
 		counts:  make(map[Endpoint]int),
 	}
-	s.RotateWiseKey()
+	for p, generate := range partners {
+		s.first[p] = sync.OnceFunc(func() {
+			key := generate()
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.add(p, key)
+		})
+	}
+	s.newest(Wise)
 	s.routes()
 	return s
-}
-
-// generate makes an RSA key pair. crypto/rand does not fail on a working
-// system (it ends the process), and 2048 is a size crypto/rsa takes.
-func generate() *rsa.PrivateKey {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		panic(fmt.Errorf("generating an RSA key: %w", err))
-	}
-	return key
 }
 
 // now is Wise's clock: UTC, shifted by the offset. The caller holds s.mu.
@@ -100,28 +86,6 @@ func (s *Sim) SetClockOffset(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.offset = d
-}
-
-// RotateWiseKey gives Wise a new key and returns its version. Older keys go on
-// opening requests for Options.WiseOverlap.
-func (s *Sim) RotateWiseKey() int {
-	key := generate()
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		panic(fmt.Errorf("encoding an RSA public key: %w", err))
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.wise); n > 0 {
-		s.wise[n-1].rotatedAt = s.now()
-	}
-	s.wise = append(s.wise, wiseKey{
-		version:  len(s.wise) + 1,
-		keyID:    uuid.NewString(),
-		private:  key,
-		material: base64.StdEncoding.EncodeToString(der),
-	})
-	return len(s.wise)
 }
 
 // Uploads returns the client keys accepted so far, in order of arrival.

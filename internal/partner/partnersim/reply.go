@@ -19,9 +19,9 @@ type reply struct {
 	kind     string // Content-Type; application/json if empty
 	header   http.Header
 	body     []byte
-	seal     *Upload // seal the body to this key
-	sealedTo string  // the kid it was sealed under
-	refusal  string  // the true reason of an error, for the log only
+	seal     *sealing // how the body is to be sealed; nil: it is not
+	sealedTo string   // the kid it was sealed under
+	refusal  string   // the true reason of an error, for the log only
 }
 
 // answer is a reply with v as plain JSON.
@@ -36,11 +36,11 @@ func (s *Sim) answer(status int, v any) reply {
 	return reply{status: status, body: body}
 }
 
-// sealed is a reply with v as a JWE for key.
-func (s *Sim) sealed(key Upload, v any) reply {
+// sealed is a reply with v as a JWE.
+func (s *Sim) sealed(to *sealing, v any) reply {
 	rep := s.answer(http.StatusOK, v)
 	if rep.status == http.StatusOK {
-		rep.seal = &key
+		rep.seal = to
 	}
 	return rep
 }

@@ -23,15 +23,7 @@ type endpoint struct {
 
 func (s *Sim) routes() {
 	s.mux = http.NewServeMux()
-	for _, ep := range []endpoint{
-		{EndpointToken, "POST /oauth/token", s.token},
-		{EndpointUpload, "POST /v1/auth/jose/request/public-keys", s.authorized(s.upload)},
-		{EndpointWiseKey, "GET /v1/auth/jose/response/public-keys", s.authorized(s.wiseKey)},
-		{EndpointProbe, "GET /v1/auth/jose/playground/jwe", s.authorized(s.probe)},
-		{EndpointPlayground, "POST /v1/auth/jose/playground/jwe", s.authorized(s.playground)},
-		{EndpointCaseCreate, "POST /v1/cases", s.authorized(s.createCase)},
-		{EndpointCase, "GET /v1/cases/{id}", s.authorized(s.getCase)},
-	} {
+	for _, ep := range s.wise() {
 		s.mux.HandleFunc(ep.pattern, func(w http.ResponseWriter, r *http.Request) { s.handle(ep, w, r) })
 	}
 	// Anything else is answered as Wise answers, and is logged: a client that

@@ -35,7 +35,7 @@ func (s *Sim) wiseKey(c *call) reply {
 		return wrong("algorithm", "must be an algorithm of the scope")
 	}
 	s.mu.Lock()
-	version := len(s.wise)
+	version := len(s.keys[Wise])
 	s.mu.Unlock()
 	if query.Has("version") {
 		v, err := strconv.ParseInt(query.Get("version"), 10, 32)
@@ -51,14 +51,14 @@ func (s *Sim) wiseKey(c *call) reply {
 		return notFound("no such key")
 	}
 	s.mu.Lock()
-	key := s.wise[version-1]
+	key := s.keys[Wise][version-1]
 	s.mu.Unlock()
 	return s.answer(http.StatusOK, s.describe(key))
 }
 
 // describe is the documented form of Wise's public key, with the variations
 // asked for.
-func (s *Sim) describe(key wiseKey) any {
+func (s *Sim) describe(key theirKey) any {
 	type material struct {
 		Algorithm   string `json:"algorithm"`
 		KeyMaterial string `json:"keyMaterial"`
@@ -69,13 +69,13 @@ func (s *Sim) describe(key wiseKey) any {
 		KeyMaterial material `json:"keyMaterial"`
 		Scope       string   `json:"scope"`
 	}
-	p := public{key.keyID, key.version, material{keyAlgorithm, key.material}, scopeEncryption}
+	p := public{key.id, key.version, material{keyAlgorithm, spki(key.private.Public())}, scopeEncryption}
 	if s.opt.OmitWiseKeyID {
 		p.KeyID = ""
 	}
 	if s.opt.MaterialNewlines {
 		var lines []string
-		for line := range slices.Chunk([]byte(key.material), 64) {
+		for line := range slices.Chunk([]byte(p.KeyMaterial.KeyMaterial), 64) {
 			lines = append(lines, string(line))
 		}
 		p.KeyMaterial.KeyMaterial = strings.Join(lines, "\n") + "\n"

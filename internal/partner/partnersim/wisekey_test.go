@@ -15,7 +15,7 @@ import (
 func TestWiseKeyParameters(t *testing.T) {
 	sim := partnersim.New(partnersim.Options{})
 	c := direct(t, sim).login()
-	sim.RotateWiseKey()
+	sim.Rotate(partnersim.Wise)
 	path := "/v1/auth/jose/response/public-keys?"
 	for query, want := range map[string]int{
 		"":                         400,
@@ -89,11 +89,11 @@ func TestOldWiseKeyOpensForTheOverlap(t *testing.T) {
 			overlap time.Duration
 			want    [3]bool // opens right after the rotation, in the last second of an hour, after it
 		}{{0, [3]bool{true, true, true}}, {time.Hour, [3]bool{true, true, false}}, {-1, [3]bool{false, false, false}}} {
-			sim := partnersim.New(partnersim.Options{WiseOverlap: tc.overlap})
+			sim := partnersim.New(partnersim.Options{KeyOverlap: tc.overlap})
 			c := direct(t, sim).login()
 			c.day(0)
 			old, _ := c.fetch("")
-			if v := sim.RotateWiseKey(); v != 2 {
+			if v := sim.Rotate(partnersim.Wise); v != 2 {
 				t.Fatalf("version %d", v)
 			}
 			for i, wait := range []time.Duration{0, time.Hour - time.Second, time.Second} {

@@ -1,0 +1,51 @@
+package partnersim
+
+// Endpoint names one of a partner's endpoints.
+type Endpoint string
+
+// The endpoints a Sim answers. Any stands for each of them a fault can strike.
+const (
+	Any Endpoint = "any"
+
+	EndpointToken      Endpoint = "token"           // POST /oauth/token
+	EndpointUpload     Endpoint = "upload"          // POST /v1/auth/jose/request/public-keys
+	EndpointWiseKey    Endpoint = "wise-key"        // GET  /v1/auth/jose/response/public-keys
+	EndpointProbe      Endpoint = "playground-get"  // GET  /v1/auth/jose/playground/jwe
+	EndpointPlayground Endpoint = "playground-post" // POST /v1/auth/jose/playground/jwe
+	EndpointDirect     Endpoint = "playground-dir"  // POST /v1/auth/jose/playground/jwe-direct-encryption
+	EndpointCaseCreate Endpoint = "case-create"     // POST /v1/cases
+	EndpointCase       Endpoint = "case-get"        // GET  /v1/cases/{id}
+	EndpointPIN        Endpoint = "pin-create"      // POST /v1/user/pin
+	EndpointPINVerify  Endpoint = "pin-verify"      // POST /v1/one-time-token/pin/verify
+	EndpointPIN2       Endpoint = "pin2-create"     // POST /v2/profiles/{id}/pin
+	EndpointPIN2Verify Endpoint = "pin2-verify"     // POST /v2/profiles/{id}/pin/verify
+)
+
+// traits are what faults need to know of an endpoint.
+type traits struct {
+	sealed bool // it answers with a JWE
+	open   bool // it asks for no access token
+}
+
+var endpoints = map[Endpoint]traits{
+	Any:                {},
+	EndpointToken:      {open: true},
+	EndpointUpload:     {},
+	EndpointWiseKey:    {},
+	EndpointProbe:      {sealed: true},
+	EndpointPlayground: {sealed: true},
+	EndpointDirect:     {sealed: true},
+	EndpointCaseCreate: {sealed: true},
+	EndpointCase:       {sealed: true},
+	EndpointPIN:        {},
+	EndpointPINVerify:  {sealed: true},
+	EndpointPIN2:       {},
+	EndpointPIN2Verify: {},
+}
+
+func (e Endpoint) sealed() bool { return endpoints[e].sealed }
+
+func (e Endpoint) known() bool {
+	_, ok := endpoints[e]
+	return ok
+}
