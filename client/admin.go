@@ -105,6 +105,25 @@ func (c *Client) RefreshPartner(ctx context.Context, partner string, dryRun bool
 	return ask[PartnerKey](ctx, c, q)
 }
 
+// Orphans returns the private keys that stand in a backend and that no version
+// has.
+func (c *Client) Orphans(ctx context.Context, backend string) ([]Orphan, error) {
+	path, err := under("backends", backend, "/orphans")
+	if err != nil {
+		return nil, err
+	}
+	return list[Orphan](ctx, c, path, nil)
+}
+
+// DestroyOrphans destroys those that it names.
+func (c *Client) DestroyOrphans(ctx context.Context, backend string, body DestroyOrphans, dryRun bool) (*DestroyedOrphans, error) {
+	path, err := under("backends", backend, "/orphans/destroy")
+	if err != nil {
+		return nil, err
+	}
+	return post[DestroyedOrphans](ctx, c, path, body, dryRun)
+}
+
 // AuditTail returns the last n entries of the audit log, as they stand in it.
 func (c *Client) AuditTail(ctx context.Context, n int) ([]json.RawMessage, error) {
 	return list[json.RawMessage](ctx, c, "/v1/audit", url.Values{"tail": {strconv.Itoa(n)}})

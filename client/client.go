@@ -237,8 +237,13 @@ func get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 	return ask[T](ctx, c, call{method: http.MethodGet, path: path, query: query})
 }
 
-// change asks for an operation, or for its dry run. A nil body is none.
+// change asks for an operation on a key or version, or for its dry run.
 func (c *Client) change(ctx context.Context, path string, body any, dryRun bool) (*Change, error) {
+	return post[Change](ctx, c, path, body, dryRun)
+}
+
+// post asks for an operation, or for its dry run. A nil body is none.
+func post[T any](ctx context.Context, c *Client, path string, body any, dryRun bool) (*T, error) {
 	q := call{method: http.MethodPost, path: path}
 	if dryRun {
 		q.query = url.Values{"dry_run": {"true"}}
@@ -250,7 +255,7 @@ func (c *Client) change(ctx context.Context, path string, body any, dryRun bool)
 		}
 		q.body, q.bodyType = b, typeJSON
 	}
-	return ask[Change](ctx, c, q)
+	return ask[T](ctx, c, q)
 }
 
 // under is the path of something named by the caller. A name that is no path

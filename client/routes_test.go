@@ -101,6 +101,12 @@ func TestEveryRoute(t *testing.T) {
 			return one(c.Destroy(ctx, kid, "old", false))
 		},
 			post("/v1/versions/"+kid+"/destroy", `{"reason":"old"}`), someChange},
+		{"Orphans", func(ctx context.Context, c *client.Client) (any, error) { return one(c.Orphans(ctx, "hsm")) },
+			get("/v1/backends/hsm/orphans"), []client.Orphan{{Backend: "hsm", Handle: "pkcs11:id=%01;object=x", Why: "unknown"}}},
+		{"DestroyOrphans", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.DestroyOrphans(ctx, "hsm", client.DestroyOrphans{Handles: []string{"a", "b"}, Reason: "old"}, true))
+		},
+			post("/v1/backends/hsm/orphans/destroy?dry_run=true", `{"handles":["a","b"],"reason":"old"}`), &client.DestroyedOrphans{DryRun: true}},
 		{"AuditTail", func(ctx context.Context, c *client.Client) (any, error) { return one(c.AuditTail(ctx, 2)) }, get("/v1/audit?tail=2"), raw},
 		{"AuditAfter", func(ctx context.Context, c *client.Client) (any, error) { return one(c.AuditAfter(ctx, 7, 500)) },
 			get("/v1/audit?after=7&limit=500"), raw},

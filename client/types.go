@@ -219,6 +219,31 @@ type Doctor struct {
 	Findings []Finding `json:"findings"`
 }
 
+// Orphan is a private key that stands in a backend under keyd's name, and that
+// no version has.
+type Orphan struct {
+	Backend string `json:"backend"`
+	Handle  string `json:"handle"`
+	Label   string `json:"label,omitempty"`
+	KID     string `json:"kid,omitempty"`
+	Why     string `json:"why"`  // "unknown" to the registry, or "destroyed" as far as it knows
+	Told    bool   `json:"told"` // the audit log says that the partner was told of it
+	Gone    bool   `json:"gone"` // the backend has destroyed it; false while its deletion waits
+}
+
+// DestroyOrphans is the body of POST /v1/backends/{backend}/orphans/destroy.
+type DestroyOrphans struct {
+	Handles []string `json:"handles"`
+	Reason  string   `json:"reason"`
+	Told    bool     `json:"told,omitempty"` // destroy those too that the partner was told of
+}
+
+// DestroyedOrphans is its answer.
+type DestroyedOrphans struct {
+	DryRun  bool     `json:"dry_run"`
+	Orphans []Orphan `json:"orphans"`
+}
+
 // Head is the end of the audit chain.
 type Head struct {
 	Seq  uint64 `json:"seq"`

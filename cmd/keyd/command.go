@@ -43,7 +43,7 @@ func commands() []command {
 	return slices.Concat(
 		[]command{serveCommand(), checkCommand()},
 		[]command{statusCommand(), doctorCommand()},
-		keyCommands(), partnerCommands(), cryptCommands(), auditCommands(),
+		keyCommands(), partnerCommands(), backendCommands(), cryptCommands(), auditCommands(),
 		[]command{backupCommand(), versionCommand()},
 	)
 }

@@ -40,12 +40,7 @@ func printStatus(w io.Writer, s client.Status) {
 	fmt.Fprintf(w, "keyd %s, instance %s, up since %s, %s\n", s.Version, s.Instance, stamp(s.StartedAt),
 		map[bool]string{true: "ready", false: "NOT READY"}[s.Ready])
 	fmt.Fprintf(w, "audit head %d:%s\n\n", s.AuditHead.Seq, s.AuditHead.Hash)
-	rows := [][]string{{"BACKEND", "KIND", "BOUNDARY", "SESSIONS", "DEVICE", ""}}
-	for _, b := range s.Backends {
-		device := strings.TrimSpace(fmt.Sprintf("%s %s serial %s", b.Device["model"], b.Device["label"], b.Device["serial"]))
-		rows = append(rows, []string{b.Name, b.Kind, b.Boundary, fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), device, b.Error})
-	}
-	table(w, rows)
+	printBackends(w, s.Backends, s.Now)
 	fmt.Fprintln(w)
 	printKeys(w, s.Keys, s.Now)
 	for _, k := range s.Keys {
@@ -56,6 +51,23 @@ func printStatus(w io.Writer, s client.Status) {
 	printPartners(w, s.Partners, s.Now)
 	fmt.Fprintln(w)
 	printFindings(w, s.Problems, "no problems")
+}
+
+func printBackends(w io.Writer, backends []client.Backend, _ time.Time) {
+	rows := [][]string{{"BACKEND", "KIND", "BOUNDARY", "SESSIONS", "DEVICE", ""}}
+	for _, b := range backends {
+		rows = append(rows, []string{b.Name, b.Kind, b.Boundary, fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), deviceOf(b), b.Error})
+	}
+	table(w, rows)
+}
+
+// deviceOf is a token, or a KMS, in a few words.
+func deviceOf(b client.Backend) string {
+	d := b.Device
+	if d["service"] != "" {
+		return strings.TrimSpace(d["service"] + " " + d["region"] + " " + d["account"])
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %s serial %s", d["model"], d["label"], d["serial"]))
 }
 
 func printFindings(w io.Writer, findings []client.Finding, none string) {

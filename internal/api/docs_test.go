@@ -163,9 +163,9 @@ func TestEveryRouteHasAnExampleThatRunsAndAnswersAsDocumented(t *testing.T) {
 			check(t, os.WriteFile(r.path("answer.jwe"), []byte(r.seal(r.active, []byte("x"), nil)), 0o600))
 			check(t, os.WriteFile(r.path("request.json"), []byte(`{"a":1}`), 0o600))
 			command := strings.NewReplacer("/run/keyd/keyd.sock", r.path("keyd.sock"), "/run/keyd/admin.sock", r.path("admin.sock"),
-				"127.0.0.1:9464", r.server.Addr().String(), `"backend":"hsm"`, `"backend":"memory"`).Replace(e.command)
+				"127.0.0.1:9464", r.server.Addr().String(), `"backend":"hsm"`, `"backend":"memory"`, "/v1/backends/hsm/", "/v1/backends/memory/").Replace(e.command)
 			cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
-			cmd.Dir, cmd.Env = r.dir, append(os.Environ(), "KID="+kid)
+			cmd.Dir, cmd.Env = r.dir, append(os.Environ(), "KID="+kid, "HANDLE="+r.stray())
 			var failed strings.Builder
 			cmd.Stderr = &failed
 			out, err := cmd.Output()

@@ -12,6 +12,7 @@ import (
 const (
 	maxShown  = 64   // bytes of a caller's own text that an answer shows
 	maxFind   = 255  // bytes of a label or CKA_ID
+	maxHandle = 1024 // bytes of a handle
 	maxReason = 1000 // bytes of the reason for a change, which the histories keep
 )
 

@@ -34,10 +34,11 @@ var (
 )
 
 const (
-	jsonBody = 16 << 10
-	quick    = 10 * time.Second
-	slow     = time.Minute      // asks a backend or a partner
-	lengthy  = 10 * time.Minute // reads everything there is
+	jsonBody    = 16 << 10
+	manyHandles = 64 << 10
+	quick       = 10 * time.Second
+	slow        = time.Minute      // asks a backend or a partner
+	lengthy     = 10 * time.Minute // reads everything there is
 )
 
 // routes is the table of everything that can be asked. docs/openapi.yaml and
@@ -69,6 +70,9 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/partners", adminSocket, forReaders, "partner.list", nil, 0, quick, (*Server).listPartners},
 		{"GET", "/v1/partners/{partner}", adminSocket, forReaders, "partner.show", nil, 0, quick, (*Server).showPartner},
 		{"POST", "/v1/partners/{partner}/refresh", adminSocket, forOperators, "partner.fetch-key", changes, 0, slow, (*Server).refreshPartner},
+
+		{"GET", "/v1/backends/{backend}/orphans", adminSocket, forReaders, "orphan.list", nil, 0, lengthy, (*Server).listOrphans},
+		{"POST", "/v1/backends/{backend}/orphans/destroy", adminSocket, forOperators, "orphan.destroy", changes, manyHandles, lengthy, (*Server).destroyOrphans},
 
 		{"GET", "/v1/audit", adminSocket, forReaders, "audit.read", []string{"after", "limit", "tail"}, 0, quick, (*Server).readAudit},
 		{"GET", "/v1/audit/verify", adminSocket, forReaders, "audit.verify", nil, 0, lengthy, (*Server).verifyAudit},

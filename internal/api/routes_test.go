@@ -30,7 +30,7 @@ func (r *rig) where(listener string) *http.Client {
 // harmless fills in a pattern with names of what is not there, but for the
 // partner, by which roles are given.
 func harmless(pattern string) string {
-	return strings.NewReplacer("{partner}", "wise", "{key}", "no-such-key", "{kid}", uuid.NewString()).Replace(pattern)
+	return strings.NewReplacer("{partner}", "wise", "{key}", "no-such-key", "{backend}", "no-such-backend", "{kid}", uuid.NewString()).Replace(pattern)
 }
 
 // Each route against each role that a caller can have.

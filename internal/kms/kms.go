@@ -139,8 +139,9 @@ type Backend struct {
 
 	well    atomic.Int64           // Unix nanoseconds of the last call that KMS answered; 0 after one it did not
 	account atomic.Pointer[string] // seen in an ARN
-	mu      sync.Mutex             // guards made
+	mu      sync.Mutex             // guards what follows
 	made    map[string]string      // key ARN by kid: made by this process, perhaps not yet to be found otherwise
+	theirs  map[string]time.Time   // by key id: somebody else's, as its tags said, and until when that is believed
 }
 
 // Open makes a Backend. It reads AWS's configuration and asks KMS nothing:
@@ -173,7 +174,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		settings.EndpointOptions.UseFIPSEndpoint = aws.FIPSEndpointStateEnabled
 	}
 	return &Backend{cfg: cfg, client: kms.New(settings), prefix: "alias/keyd/" + cfg.Instance + "/", budgets: cfg.Budget.limiters(),
-		slots: make(chan struct{}, cfg.Concurrency), made: map[string]string{}}, nil
+		slots: make(chan struct{}, cfg.Concurrency), made: map[string]string{}, theirs: map[string]time.Time{}}, nil
 }
 
 // credentials tells a failure to get credentials from a failure of KMS.

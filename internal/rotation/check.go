@@ -53,11 +53,10 @@ func (e *Engine) Check(ctx context.Context) []Finding {
 		versions = append(versions, own...)
 	}
 	head := e.cfg.Audit.Head().Seq // after the histories, or it might lag behind them
-	destroyed := map[string]bool{}
+	destroyed := e.destroyed()
 	for _, v := range versions {
 		found = append(found, traced(v, head)...)
 		found = append(found, e.material(ctx, v)...)
-		destroyed[v.KID] = v.State == registry.Destroyed
 	}
 	found = append(found, e.told(ctx, versions, before)...)
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Backends)) {
@@ -107,33 +106,6 @@ func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
 	if len(v.Evidence) > 0 && json.Unmarshal(v.Evidence, &evidence) == nil {
 		for _, problem := range evidence.Problems {
 			found = append(found, Finding{Warning, "evidence", v.KID, v.Backend + " said of its key pair: " + problem, ""})
-		}
-	}
-	return found
-}
-
-// orphans looks for what a backend holds and should not. destroyed are the
-// versions that were so before it is asked; whether a key is known at all is
-// looked up after.
-func (e *Engine) orphans(ctx context.Context, name string, destroyed map[string]bool) []Finding {
-	all, err := e.cfg.Backends[name].List(ctx)
-	if err != nil {
-		return []Finding{{Warning, "backend_unchecked", name, "its keys could not be listed: " + err.Error(), "run doctor again when the backend works"}}
-	}
-	var found []Finding
-	for _, f := range all {
-		if !f.Managed {
-			continue
-		}
-		v, err := e.reg.Version(f.KID)
-		switch {
-		case err != nil || v.Backend != name || v.Handle != "" && v.Handle != f.Handle:
-			found = append(found, Finding{Failure, "orphan", orDefault(f.KID, f.Handle),
-				fmt.Sprintf("a private key stands in %s as %s, under the name of keyd %q, and the registry knows nothing of it", name, f.Label, e.cfg.Instance),
-				"two daemons with one instance name, or a registry restored from before; look at it before deleting it by hand"})
-		case destroyed[v.KID]:
-			found = append(found, Finding{Failure, "undead", v.KID, "it is destroyed, and " + name + " still holds its private key",
-				"the token was restored from a backup; delete the key by hand"})
 		}
 	}
 	return found

@@ -25,6 +25,8 @@ var actions = map[string]bool{
 	"key.compromise": true,
 	"key.adopt":      true,
 
+	"orphan.destroy": true, // an operator named a private key that no version has
+
 	"partner.fetch-key":   true,
 	"partner.key-changed": true,
 }

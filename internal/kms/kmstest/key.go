@@ -101,12 +101,16 @@ func (s *Server) make(specName, usage string, multiRegion bool) (*key, error) {
 // reap deletes the keys whose waiting period is over, and their aliases. AWS
 // takes up to 24 hours more.
 func (s *Server) reap() {
+	if s.leaving == 0 {
+		return // tests keep thousands of keys, and ask for each
+	}
 	now := time.Now()
 	for id, k := range s.keys {
 		if k.state != PendingDeletion || now.Before(k.deletion) {
 			continue
 		}
 		delete(s.keys, id)
+		s.leaving--
 		maps.DeleteFunc(s.aliases, func(_ string, a *alias) bool { return a.target == id })
 	}
 }

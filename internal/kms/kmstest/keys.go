@@ -167,6 +167,7 @@ func (s *Server) scheduleKeyDeletion(in *scheduleKeyDeletionInput) (any, error) 
 		return nil, k.invalidState()
 	}
 	k.state, k.deletion = PendingDeletion, time.Now().AddDate(0, 0, days)
+	s.leaving++
 	return map[string]any{"KeyId": k.arn, "DeletionDate": seconds(k.deletion), "KeyState": k.state, "PendingWindowInDays": days}, nil
 }
 
@@ -182,6 +183,7 @@ func (s *Server) cancelKeyDeletion(in *keyInput) (any, error) {
 		return nil, k.invalidState()
 	}
 	k.state, k.deletion = Disabled, time.Time{}
+	s.leaving--
 	return map[string]any{"KeyId": k.arn}, nil
 }
 

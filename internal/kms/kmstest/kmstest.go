@@ -49,6 +49,7 @@ type Server struct {
 	mu      sync.Mutex
 	keys    map[string]*key // by key id
 	aliases map[string]*alias
+	leaving int         // keys that are pending deletion
 	drawn   map[int]int // RSA keys handed out, by size
 	calls   map[string]int
 	faults  []*Fault
