@@ -21,11 +21,13 @@ type Level string
 const (
 	// Sealed: the content key exists in the token only.
 	Sealed Level = "sealed"
-	// Unwrap: the token removes the padding; the content key is in host memory
-	// for one operation and wiped.
+	// Unwrap: the token removes the padding, or keeps the shared secret and
+	// gives out a digest of it; the content key is in host memory for one
+	// operation and wiped.
 	Unwrap Level = "unwrap"
-	// Raw: the token does the bare modular exponentiation (CKM_RSA_X_509); the
-	// host removes the padding in constant time and wipes the content key.
+	// Raw: the token does the bare modular exponentiation (CKM_RSA_X_509) or
+	// gives out the shared secret; the host does the rest in constant time and
+	// wipes what it saw.
 	Raw Level = "raw"
 )
 
@@ -43,9 +45,6 @@ func ParseLevel(s string) (Level, error) {
 	}
 	return Level(s), nil
 }
-
-// The key management algorithms (RFC 7518 section 4.1) a key can be made for.
-const RSAOAEP256 = "RSA-OAEP-256"
 
 // Errors a backend answers with. Anything else is a fault of the backend's
 // own and is reported as such.
@@ -65,15 +64,6 @@ var (
 	// ErrUnsupported: this backend cannot do that at all.
 	ErrUnsupported = errors.New("not supported by this backend")
 )
-
-// Spec names a key pair before it exists, so that a second run after a crash
-// finds what the first one left.
-type Spec struct {
-	Key       string // the key's name, such as "wise-response"
-	KID       string // the version's UUID; its 16 bytes are the CKA_ID
-	Algorithm string // RSAOAEP256
-	Bits      int    // RSA modulus: 2048, 3072 or 4096
-}
 
 // Generated is a key pair that now exists in the backend.
 type Generated struct {
@@ -110,9 +100,11 @@ type Evidence struct {
 
 // Health is the state of a backend as status and /readyz show it.
 type Health struct {
-	Backend  string            `json:"backend"` // its name in the config
-	Kind     string            `json:"kind"`    // "pkcs11", "kms", "memory"
-	Level    Level             `json:"level"`   // for RSA-OAEP-256, found by doing
+	Backend string `json:"backend"` // its name in the config
+	Kind    string `json:"kind"`    // "pkcs11", "kms", "memory"
+	// Levels are those at which it works, by key algorithm, found by doing. One
+	// that is not there the backend cannot do at all.
+	Levels   map[string]Level  `json:"levels"`
 	Device   map[string]string `json:"device"`
 	Sessions int               `json:"sessions"` // size of the pool
 	InUse    int               `json:"in_use"`

@@ -1,6 +1,9 @@
 package boundary
 
-import "time"
+import (
+	"crypto/ecdh"
+	"time"
+)
 
 // The content encryptions (RFC 7518 §5.1) keyd opens. A192CBC-HS384 is left
 // out: no partner sends it.
@@ -15,13 +18,21 @@ const (
 // Envelope is a parsed JWE as it travels to a backend: no header to interpret
 // any more, alg and enc already pinned by policy.
 type Envelope struct {
-	Alg          string // RSAOAEP256
-	Enc          string // A256GCM or another of the above
-	EncryptedKey []byte // as long as the RSA modulus
-	IV           []byte
-	Ciphertext   []byte
-	Tag          []byte
-	AAD          []byte // the ASCII bytes of the protected header as received
+	Alg string // RSAOAEP256, ECDHES, ECDHESA128KW or ECDHESA256KW
+	Enc string // A256GCM or another of the above
+	// EncryptedKey is as long as the RSA modulus; empty for ECDHES; with a key
+	// wrap eight bytes longer than the content key.
+	EncryptedKey []byte
+	// EPK is the sender's ephemeral public key, nil for RSA. Its type says that
+	// it is a point of its curve. APU and APV go into the key derivation
+	// (RFC 7518 §4.6.1).
+	EPK      *ecdh.PublicKey
+	APU, APV []byte
+
+	IV         []byte
+	Ciphertext []byte
+	Tag        []byte
+	AAD        []byte // the ASCII bytes of the protected header as received
 }
 
 // Opened is an envelope's content. The caller owns Plaintext and wipes it.
