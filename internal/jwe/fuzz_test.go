@@ -42,7 +42,7 @@ func FuzzParse(f *testing.F) {
 		}
 		shape, known := boundary.ContentOf(m.Envelope.Enc)
 		if !known || m.Envelope.Alg != boundary.RSAOAEP256 || len(m.Envelope.IV) != shape.IV || len(m.Envelope.Tag) != shape.Tag ||
-			!m.FitsRSA(2048) && !m.FitsRSA(3072) && !m.FitsRSA(4096) {
+			!m.Fits(rsaOf(2048)) && !m.Fits(rsaOf(3072)) && !m.Fits(rsaOf(4096)) {
 			t.Errorf("parsed to %+v", m)
 		}
 		if all := members(t, m); all["zip"] != nil || all["crit"] != nil {

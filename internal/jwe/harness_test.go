@@ -36,7 +36,7 @@ var testKey = sync.OnceValue(func() *rsa.PrivateKey {
 // open is what a token at the boundary raw does.
 func open(key *rsa.PrivateKey, m *jwe.Message) ([]byte, error) {
 	c := new(big.Int).SetBytes(m.Envelope.EncryptedKey)
-	if c.Cmp(key.N) >= 0 || !m.FitsRSA(key.N.BitLen()) {
+	if c.Cmp(key.N) >= 0 || !m.Fits(rsaOf(key.N.BitLen())) {
 		return nil, boundary.ErrOpen
 	}
 	em := c.Exp(c, key.D, key.N).FillBytes(make([]byte, key.Size()))
@@ -96,4 +96,9 @@ func presentable(tb testing.TB, err error) {
 			tb.Errorf("a message that holds %q: %q", r, text)
 		}
 	}
+}
+
+// rsaOf is an RSA-OAEP-256 key of a size.
+func rsaOf(bits int) boundary.Material {
+	return boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: bits}
 }

@@ -19,7 +19,10 @@ const (
 
 // header is what keyd needs of a protected header that is well formed and asks
 // for nothing keyd does not do.
-type header struct{ alg, enc, kid string }
+type header struct {
+	alg, enc, kid string
+	agreement     members // epk, apu and apv as they are written; nil where none stands there
+}
 
 // readHeader reads the first part of an envelope. Names are compared as they
 // are (RFC 7515 §4), a member that stands twice is refused (RFC 7516 §4), and
@@ -72,6 +75,14 @@ func readMembers(text []byte) (header, error) {
 	}
 	if err := m.refuseExtensions(); err != nil {
 		return header{}, err
+	}
+	for _, name := range []string{"epk", "apu", "apv"} {
+		if raw, ok := m[name]; ok {
+			if h.agreement == nil {
+				h.agreement = members{}
+			}
+			h.agreement[name] = raw
+		}
 	}
 	return h, nil
 }

@@ -31,8 +31,8 @@ var (
 
 // Policy is what a partner may send. The zero Policy refuses everything.
 type Policy struct {
-	// Algs are the key management algorithms allowed. keyd opens
-	// boundary.RSAOAEP256 only: another name in this list is still refused.
+	// Algs are the key management algorithms allowed, of those that
+	// boundary.KeyAlgorithm knows: another name in this list is still refused.
 	Algs []string
 	// Encs are the content encryptions allowed, of those boundary knows.
 	Encs []string
@@ -50,9 +50,16 @@ type Message struct {
 	Envelope boundary.Envelope
 }
 
-// FitsRSA reports whether the encrypted key is as long as what an RSA key of
-// that many bits encrypts to. An envelope that does not fit is for another key,
-// and which key it is for is public.
-func (m *Message) FitsRSA(bits int) bool {
-	return len(m.Envelope.EncryptedKey) == (bits+7)/8
+// Fits reports whether the envelope can have been sealed to a key of this
+// material: its encrypted key is as long as the modulus, or its ephemeral key
+// is on the same curve. Which key an envelope is for is public.
+func (m *Message) Fits(key boundary.Material) bool {
+	env := &m.Envelope
+	switch {
+	case boundary.KeyAlgorithm(env.Alg) != key.Algorithm:
+		return false
+	case env.EPK != nil:
+		return env.EPK.Curve() == boundary.CurveOf(key.Curve)
+	}
+	return len(env.EncryptedKey) == (key.Bits+7)/8
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"keyd/internal/boundary"
@@ -40,7 +41,13 @@ func Parse(compact []byte, p Policy) (*Message, error) {
 	if err := p.permit(h.alg, h.enc); err != nil {
 		return nil, err
 	}
-	env := boundary.Envelope{Alg: h.alg, Enc: h.enc}
+	m := &Message{KID: h.kid, Envelope: boundary.Envelope{Alg: h.alg, Enc: h.enc}}
+	env := &m.Envelope
+	if boundary.KeyAlgorithm(h.alg) == boundary.ECDHES {
+		if err := h.agreement.agree(env); err != nil {
+			return nil, err
+		}
+	}
 	// One buffer has room for all parts: the first as it is, the others decoded.
 	buf := append(make([]byte, 0, len(split[0])+strict.DecodedLen(len(compact)-len(split[0]))), split[0]...)
 	env.AAD = slices.Clip(buf)
@@ -51,10 +58,10 @@ func Parse(compact []byte, p Policy) (*Message, error) {
 		}
 		*to = slices.Clip(buf[start:]) // what is appended to one must not run into the next
 	}
-	if err := checkLengths(&env); err != nil {
+	if err := checkLengths(env); err != nil {
 		return nil, err
 	}
-	return &Message{KID: h.kid, Envelope: env}, nil
+	return m, nil
 }
 
 // split cuts an envelope at its dots.
@@ -112,7 +119,7 @@ func (p Policy) permit(alg, enc string) error {
 	// hardware holds. No policy can allow them.
 	case slices.Contains([]string{"RSA1_5", "dir", "none"}, alg):
 		return fmt.Errorf("%w: alg %q is never accepted here, want %s", ErrAlgorithm, alg, want)
-	case alg != boundary.RSAOAEP256 || !slices.Contains(p.Algs, alg):
+	case boundary.KeyAlgorithm(alg) == "" || !slices.Contains(p.Algs, alg):
 		return fmt.Errorf("%w: alg %+.32q, want %s", ErrAlgorithm, alg, want)
 	}
 	if _, known := boundary.ContentOf(enc); !known || !slices.Contains(p.Encs, enc) {
@@ -124,10 +131,17 @@ func (p Policy) permit(alg, enc string) error {
 // checkLengths holds every part to what alg and enc say of it. All of these are
 // in plain sight, so saying which is wrong tells the sender nothing new.
 func checkLengths(env *boundary.Envelope) error {
-	if n := len(env.EncryptedKey); !slices.Contains(moduli, n) {
-		return fmt.Errorf("%w: the encrypted key is %d bytes, %s has 256, 384 or 512", ErrMalformed, n, env.Alg)
-	}
 	shape, _ := boundary.ContentOf(env.Enc)
+	keys, say := moduli, "256, 384 or 512"
+	switch env.Alg {
+	case boundary.ECDHES: // RFC 7518 §4.6: the empty octet string
+		keys, say = []int{0}, "none"
+	case boundary.ECDHESA128KW, boundary.ECDHESA256KW: // RFC 3394 §2.2.1
+		keys, say = []int{shape.CEK + 8}, strconv.Itoa(shape.CEK+8)
+	}
+	if n := len(env.EncryptedKey); !slices.Contains(keys, n) {
+		return fmt.Errorf("%w: the encrypted key is %d bytes, %s has %s", ErrMalformed, n, env.Alg, say)
+	}
 	for _, part := range []struct {
 		name      string
 		got, want int

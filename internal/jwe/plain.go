@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// notPlain are the members that are more than a text to read, or refused.
+var notPlain = []string{"zip", "crit", "epk", "apu", "apv"}
+
 // maxPlain is how many members readPlain follows: it compares each name with
 // those before it.
 const maxPlain = 16
@@ -21,7 +24,7 @@ func readPlain(text string) (h header, ok bool) {
 	var names [maxPlain]string
 	for n := range names {
 		name, value, ok := s.member()
-		if !ok || name == "zip" || name == "crit" || slices.Contains(names[:n], name) {
+		if !ok || slices.Contains(notPlain, name) || slices.Contains(names[:n], name) {
 			return header{}, false
 		}
 		names[n] = name

@@ -32,7 +32,7 @@ func TestWhatIsSealedParsesAndOpens(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s, %d bytes: %v", enc, size, err)
 			}
-			if m.KID != "the-kid" || m.Envelope.Enc != enc || len(members(t, m)) != 4 || !m.FitsRSA(2048) {
+			if m.KID != "the-kid" || m.Envelope.Enc != enc || len(members(t, m)) != 4 || !m.Fits(rsaOf(2048)) {
 				t.Errorf("%s, %d bytes: got kid %q, header %q", enc, size, m.KID, members(t, m))
 			}
 			if got, err := open(key, m); err != nil || !bytes.Equal(got, want) {

@@ -60,7 +60,7 @@ func TestWisesExamples(t *testing.T) {
 		if got := serialize(m); got != v.compact {
 			t.Errorf("%s: reads back as\n%s", v.name, got)
 		}
-		if !m.FitsRSA(2048) || !m.FitsRSA(2047) || m.FitsRSA(3072) || m.FitsRSA(4096) || m.FitsRSA(2056) {
+		if !m.Fits(rsaOf(2048)) || !m.Fits(rsaOf(2047)) || m.Fits(rsaOf(3072)) || m.Fits(rsaOf(4096)) || m.Fits(rsaOf(2056)) {
 			t.Errorf("%s: want an encrypted key of 2048 bits, got %d bytes", v.name, len(m.Envelope.EncryptedKey))
 		}
 	}
@@ -122,7 +122,7 @@ func TestEnvelopesOfAnotherImplementationOpen(t *testing.T) {
 			t.Errorf("%d bits, %s: %v", v.Bits, v.Enc, err)
 			continue
 		}
-		if m.Envelope.Enc != v.Enc || !m.FitsRSA(v.Bits) || string(members(t, m)["typ"]) != `"JOSE"` {
+		if m.Envelope.Enc != v.Enc || !m.Fits(rsaOf(v.Bits)) || string(members(t, m)["typ"]) != `"JOSE"` {
 			t.Errorf("%d bits, %s: got enc %s, %d bytes of key, header %q", v.Bits, v.Enc, m.Envelope.Enc, len(m.Envelope.EncryptedKey), members(t, m))
 		}
 		got, err := open(jwkOf(t, data.Keys[v.Bits]), m)
