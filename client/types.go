@@ -37,7 +37,8 @@ type Key struct {
 	Partner   string    `json:"partner"`
 	Backend   string    `json:"backend"`
 	Algorithm string    `json:"algorithm"`
-	Bits      int       `json:"bits"`
+	Bits      int       `json:"bits,omitempty"`  // of an RSA modulus
+	Curve     string    `json:"curve,omitempty"` // of a key for ECDH-ES
 	Policy    Policy    `json:"policy"`
 	CreatedAt time.Time `json:"created_at"`
 	NextDue   time.Time `json:"next_due,omitzero"`
@@ -78,7 +79,8 @@ type Version struct {
 	Handle     string          `json:"handle,omitempty"`
 	PublicPEM  string          `json:"public_pem,omitempty"`
 	Algorithm  string          `json:"algorithm"`
-	Bits       int             `json:"bits"`
+	Bits       int             `json:"bits,omitempty"`
+	Curve      string          `json:"curve,omitempty"`
 	ValidFrom  time.Time       `json:"valid_from"`
 	ValidTill  time.Time       `json:"valid_till"`
 	DrainUntil time.Time       `json:"drain_until,omitzero"`
@@ -111,6 +113,7 @@ type CreateKey struct {
 	Backend   string `json:"backend"`
 	Algorithm string `json:"algorithm,omitempty"` // default RSA-OAEP-256
 	Bits      int    `json:"bits,omitempty"`      // default 2048
+	Curve     string `json:"curve,omitempty"`     // for ECDH-ES, default P-256
 	Policy    Policy `json:"policy"`
 }
 
@@ -196,7 +199,7 @@ type Status struct {
 type Backend struct {
 	Name     string            `json:"name"`
 	Kind     string            `json:"kind"`
-	Boundary string            `json:"boundary"`
+	Levels   map[string]string `json:"levels"` // boundary levels, by key algorithm
 	Device   map[string]string `json:"device"`
 	Sessions int               `json:"sessions"`
 	InUse    int               `json:"in_use"`

@@ -158,10 +158,15 @@ type tlsConfig struct {
 }
 
 type keyConfig struct {
-	Partner   string `yaml:"partner"`
-	Backend   string `yaml:"backend"`
+	Partner string `yaml:"partner"`
+	Backend string `yaml:"backend"`
+	// Algorithm is RSA-OAEP-256, or ECDH-ES (with its key wraps), or PS256 for a
+	// key that signs the assertions with which keyd makes itself known.
 	Algorithm string `yaml:"algorithm"`
-	Bits      int    `yaml:"bits"`
+	// Bits is the size of an RSA modulus: 2048, 3072 or 4096.
+	Bits int `yaml:"bits"`
+	// Curve is that of a key for ECDH-ES: P-256, P-384 or P-521.
+	Curve string `yaml:"curve"`
 	// Rotate is a five-field cron expression in UTC.
 	Rotate string `yaml:"rotate"`
 	// ValidFor bounds the validTill told to the partner: the only revocation

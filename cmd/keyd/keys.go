@@ -81,7 +81,9 @@ func keysCreate(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 	body := client.CreateKey{}
 	fs.StringVar(&body.Partner, "partner", "", "the configured `PARTNER` it is for")
 	fs.StringVar(&body.Backend, "backend", "", "the configured `BACKEND` that holds it")
-	fs.IntVar(&body.Bits, "bits", 2048, "RSA modulus: 2048, 3072 or 4096 `BITS`")
+	fs.StringVar(&body.Algorithm, "algorithm", "", "RSA-OAEP-256 (default), ECDH-ES or PS256: the `ALGORITHM` it is for")
+	fs.IntVar(&body.Bits, "bits", 0, "RSA modulus: 2048 (default), 3072 or 4096 `BITS`")
+	fs.StringVar(&body.Curve, "curve", "", "for ECDH-ES: P-256 (default), P-384 or P-521 `CURVE`")
 	fs.StringVar(&body.Policy.Rotate, "rotate", "0 3 1 */3 *", "five-field `CRON` expression, UTC")
 	fs.StringVar(&body.Policy.ValidFor, "valid-for", "150d", "`DURATION` until the validTill told to the partner")
 	fs.StringVar(&body.Policy.DrainFor, "drain-for", "30d", "`DURATION` an old version still opens")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -28,14 +29,22 @@ func printKeys(w io.Writer, keys []client.Key, now time.Time) {
 	}
 	rows := [][]string{{"KEY", "PARTNER", "BACKEND", "ALGORITHM", "ACTIVE", "NEXT ROTATION", "NEXT STEP"}}
 	for _, k := range keys {
-		rows = append(rows, []string{k.Name, k.Partner, k.Backend, fmt.Sprintf("%s %d", k.Algorithm, k.Bits),
+		rows = append(rows, []string{k.Name, k.Partner, k.Backend, k.Algorithm + " " + size(k.Bits, k.Curve),
 			cmp.Or(k.ActiveKID, "none"), when(k.NextDue, now), k.Next.Name})
 	}
 	table(w, rows)
 }
 
+// size is what a key has of the two.
+func size(bits int, curve string) string {
+	if curve != "" {
+		return curve
+	}
+	return strconv.Itoa(bits)
+}
+
 func printKey(w io.Writer, k client.Key, now time.Time) {
-	fmt.Fprintf(w, "key        %s for %s, in %s, %s %d\n", k.Name, k.Partner, k.Backend, k.Algorithm, k.Bits)
+	fmt.Fprintf(w, "key        %s for %s, in %s, %s %s\n", k.Name, k.Partner, k.Backend, k.Algorithm, size(k.Bits, k.Curve))
 	fmt.Fprintf(w, "rotates    %s (UTC), next %s\n", k.Policy.Rotate, when(k.NextDue, now))
 	fmt.Fprintf(w, "valid for  %s, drains for %s, settles for %s, canary %s\n", k.Policy.ValidFor, k.Policy.DrainFor, k.Policy.SettleFor, k.Policy.Canary)
 	fmt.Fprintf(w, "next       %s: %s\n\n", k.Next.Name, k.Next.Reason)
@@ -45,7 +54,7 @@ func printKey(w io.Writer, k client.Key, now time.Time) {
 func printVersion(w io.Writer, v client.Version, now time.Time) {
 	fmt.Fprintf(w, "kid        %s, version %d of %s\n", v.KID, v.Number, v.Key)
 	fmt.Fprintf(w, "state      %s%s\n", v.State, map[bool]string{true: ", opens", false: ", does not open"}[v.Opens])
-	fmt.Fprintf(w, "material   %s %d in %s: %s\n", v.Algorithm, v.Bits, v.Backend, cmp.Or(v.Handle, "not made yet"))
+	fmt.Fprintf(w, "material   %s %s in %s: %s\n", v.Algorithm, size(v.Bits, v.Curve), v.Backend, cmp.Or(v.Handle, "not made yet"))
 	fmt.Fprintf(w, "valid      %s to %s\n", stamp(v.ValidFrom), stamp(v.ValidTill))
 	for _, at := range []struct {
 		name string

@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +38,15 @@ func statusSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) err
 	}
 }
 
+// levels names boundary levels: one if all are the same.
+func levels(byAlgorithm map[string]string) string {
+	var all []string
+	for _, algorithm := range slices.Sorted(maps.Keys(byAlgorithm)) {
+		all = append(all, algorithm+" "+byAlgorithm[algorithm])
+	}
+	return strings.Join(all, ", ")
+}
+
 func printStatus(w io.Writer, s client.Status) {
 	fmt.Fprintf(w, "keyd %s, instance %s, up since %s, %s\n", s.Version, s.Instance, stamp(s.StartedAt),
 		map[bool]string{true: "ready", false: "NOT READY"}[s.Ready])
@@ -56,7 +67,7 @@ func printStatus(w io.Writer, s client.Status) {
 func printBackends(w io.Writer, backends []client.Backend, _ time.Time) {
 	rows := [][]string{{"BACKEND", "KIND", "BOUNDARY", "SESSIONS", "DEVICE", ""}}
 	for _, b := range backends {
-		rows = append(rows, []string{b.Name, b.Kind, b.Boundary, fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), deviceOf(b), b.Error})
+		rows = append(rows, []string{b.Name, b.Kind, levels(b.Levels), fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), deviceOf(b), b.Error})
 	}
 	table(w, rows)
 }

@@ -49,8 +49,8 @@ func (c *config) setDefaults() {
 		c.Partners[name] = p
 	}
 	for name, k := range c.Keys {
-		or(&k.Algorithm, boundary.RSAOAEP256)
-		or(&k.Bits, 2048)
+		usual := k.material().Usual()
+		k.Algorithm, k.Bits, k.Curve = usual.Algorithm, usual.Bits, usual.Curve
 		or(&k.ValidFor, new(150*day))
 		or(&k.DrainFor, new(30*day))
 		or(&k.Canary, "open")
@@ -92,13 +92,14 @@ func (c *config) validate() error {
 	for _, name := range slices.Sorted(maps.Keys(c.Partners)) {
 		p.partner("partners."+name, name, c.Partners[name])
 	}
-	owner := map[string]string{}
+	owner := map[keyUse]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Keys)) {
 		p.key("keys."+name, name, c.Keys[name], c)
-		if other := owner[c.Keys[name].Partner]; other != "" {
-			p.add("keys."+name, "partner %s already has the key %s", c.Keys[name].Partner, other)
+		use := keyUse{c.Keys[name].Partner, c.Keys[name].Algorithm == boundary.PS256}
+		if other := owner[use]; other != "" {
+			p.add("keys."+name, "partner %s already has the key %s", use.partner, other)
 		}
-		owner[c.Keys[name].Partner] = name
+		owner[use] = name
 	}
 	return errors.Join(p...)
 }
@@ -198,12 +199,19 @@ func (p *problems) key(path, name string, k keyConfig, c *config) {
 	} else if b.Type == typeLost {
 		p.add(path+".backend", "%s is lost: new versions need another backend", k.Backend)
 	}
-	p.oneOf(path+".algorithm", k.Algorithm, boundary.RSAOAEP256)
-	if k.Bits != 2048 && k.Bits != 3072 && k.Bits != 4096 {
-		p.add(path+".bits", "%d: want 2048, 3072 or 4096", k.Bits)
-	}
+	p.check(path+".algorithm", k.material().Check())
 	p.level(path+".min_boundary", k.MinBoundary)
 	p.check(path, rotation.ValidatePolicy(k.policy()))
+}
+
+// keyUse is what a partner has one key for.
+type keyUse struct {
+	partner string
+	signs   bool
+}
+
+func (k keyConfig) material() boundary.Material {
+	return boundary.Material{Algorithm: k.Algorithm, Bits: k.Bits, Curve: k.Curve}
 }
 
 func (k keyConfig) policy() registry.Policy {

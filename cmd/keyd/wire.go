@@ -167,10 +167,10 @@ func (d *keyd) floors(ctx context.Context) error {
 				problems = append(problems, fmt.Errorf("backend %s: %w: versions of key %s open there", name, errHomeless, key.Name))
 				continue
 			}
-			health, floor := backend.Health(ctx), key.Policy.MinBoundary
-			if floor != "" && health.Err == "" && !health.Level.AtLeast(boundary.Level(floor)) {
-				problems = append(problems, fmt.Errorf("key %s: backend %s opens at the level %s, and the config wants %s or better: %w",
-					key.Name, name, health.Level, floor, boundary.ErrUnsupported))
+			if health := backend.Health(ctx); health.Err == "" {
+				if err := rotation.Reaches(key, health); err != nil {
+					problems = append(problems, fmt.Errorf("key %s: backend %s: %w", key.Name, name, err))
+				}
 			}
 		}
 	}
@@ -194,7 +194,7 @@ func (c *config) registryKeys() []registry.Key {
 	for _, name := range slices.Sorted(maps.Keys(c.Keys)) {
 		k := c.Keys[name]
 		keys = append(keys, registry.Key{Name: name, Partner: k.Partner, Backend: k.Backend,
-			Algorithm: k.Algorithm, Bits: k.Bits, Policy: k.policy()})
+			Algorithm: k.Algorithm, Bits: k.Bits, Curve: k.Curve, Policy: k.policy()})
 	}
 	return keys
 }

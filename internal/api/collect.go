@@ -29,7 +29,7 @@ func (m *Metrics) watch(s *Server) error {
 		versions:     desc("keyd_versions", "Versions of a key in each state.", "key", "state"),
 		nextRotation: desc("keyd_days_to_next_rotation", "Days until the schedule asks for the next rotation of a key; negative when it is late.", "key"),
 		validTill:    desc("keyd_days_to_valid_till", "Days until the validTill of a key's active version; absent while none is active.", "key"),
-		level:        desc("keyd_backend_level", "1 for the boundary level that a backend works at.", "backend", "level"),
+		level:        desc("keyd_backend_level", "1 for the boundary level that a backend works at with keys for an algorithm.", "backend", "algorithm", "level"),
 		up:           desc("keyd_backend_up", "1 if a backend can be used.", "backend"),
 		sessions:     desc("keyd_backend_sessions", "Size of a backend's session pool.", "backend"),
 		inUse:        desc("keyd_backend_sessions_in_use", "Sessions of a backend in use.", "backend"),
@@ -71,8 +71,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(c.up, one(h.Err == ""), h.name)
 		gauge(c.sessions, float64(h.Sessions), h.name)
 		gauge(c.inUse, float64(h.InUse), h.name)
-		if h.Level != "" {
-			gauge(c.level, 1, h.name, string(h.Level))
+		for algorithm, level := range h.Levels {
+			gauge(c.level, 1, h.name, algorithm, string(level))
 		}
 	}
 	gauge(c.auditHead, float64(c.server.audit.Head().Seq))

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"keyd/client"
+	"keyd/internal/boundary"
 	"keyd/internal/jwe"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
@@ -118,7 +119,7 @@ func (s *Server) seal(x *exchange, p *Partner) (*client.Sealed, error) {
 func (s *Server) activeKID(partner string) (string, error) {
 	mine := false
 	for _, key := range s.cfg.Registry.Keys() {
-		if key.Partner != partner {
+		if key.Partner != partner || key.Algorithm == boundary.PS256 {
 			continue
 		}
 		mine = true

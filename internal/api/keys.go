@@ -63,13 +63,13 @@ func (s *Server) createKey(x *exchange) error {
 	if err := x.decode(&body); err != nil {
 		return err
 	}
-	for name, text := range map[string]string{"name": body.Name, "partner": body.Partner, "backend": body.Backend, "algorithm": body.Algorithm,
+	for name, text := range map[string]string{"name": body.Name, "partner": body.Partner, "backend": body.Backend, "algorithm": body.Algorithm, "curve": body.Curve,
 		"policy.rotate": body.Policy.Rotate, "policy.canary": body.Policy.Canary, "policy.min_boundary": body.Policy.MinBoundary, "policy.first": body.Policy.First} {
 		if err := short(name, text, maxShown); err != nil {
 			return err
 		}
 	}
-	key := registry.Key{Name: body.Name, Partner: body.Partner, Backend: body.Backend, Algorithm: body.Algorithm, Bits: body.Bits,
+	key := registry.Key{Name: body.Name, Partner: body.Partner, Backend: body.Backend, Algorithm: body.Algorithm, Bits: body.Bits, Curve: body.Curve,
 		Policy: registry.Policy{Rotate: body.Policy.Rotate, Canary: body.Policy.Canary, MinBoundary: body.Policy.MinBoundary, First: body.Policy.First}}
 	for _, d := range []struct {
 		name, text string

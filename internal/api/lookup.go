@@ -35,10 +35,10 @@ func (o *Opener) find(a *attempt, msg *jwe.Message) (floor boundary.Level, err e
 	if err := opens(v.State); err != nil {
 		return "", err
 	}
-	if msg.Envelope.Alg != v.Algorithm {
+	if boundary.KeyAlgorithm(msg.Envelope.Alg) != v.Algorithm {
 		return "", fmt.Errorf("%w: the version is for %s", jwe.ErrAlgorithm, v.Algorithm)
 	}
-	if !msg.FitsRSA(v.Bits) {
+	if !msg.Fits(boundary.Material{Algorithm: v.Algorithm, Bits: v.Bits, Curve: v.Curve}) {
 		return "", boundary.ErrOpen // it was sealed to a key of another size
 	}
 	return boundary.Level(key.Policy.MinBoundary), nil
@@ -90,14 +90,15 @@ func backendFailure(err error) error {
 
 // level is what a backend works at: what it last opened at or, where that is
 // not known or not enough, what it says.
-func (o *Opener) level(ctx context.Context, name string, floor boundary.Level) boundary.Level {
-	last := o.levels[name].Load()
+func (o *Opener) level(ctx context.Context, w work, floor boundary.Level) boundary.Level {
+	last := o.levels[w].Load()
 	if last != nil && last.AtLeast(floor) {
 		return *last
 	}
-	health := o.cfg.Backends[name].Health(ctx)
+	health := o.cfg.Backends[w.backend].Health(ctx)
+	level := health.Levels[w.algorithm]
 	if health.Err == "" {
-		o.levels[name].Store(&health.Level)
+		o.levels[w].Store(&level)
 	}
-	return health.Level
+	return level
 }

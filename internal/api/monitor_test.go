@@ -52,7 +52,7 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`keyd_versions{key="venly-response",state="active"} 0`,
 		`keyd_days_to_next_rotation{key="wise-response"} 29.99`,
 		`keyd_days_to_valid_till{key="wise-response"} 99.99`,
-		`keyd_backend_level{backend="memory",level="unwrap"} 1`,
+		`keyd_backend_level{algorithm="RSA-OAEP-256",backend="memory",level="unwrap"} 1`,
 		`keyd_backend_up{backend="memory"} 1`,
 		`keyd_backend_sessions_in_use{backend="memory"} 0`,
 		`keyd_audit_head_seq `,

@@ -58,8 +58,12 @@ type Opener struct {
 	refused  *refusals
 	policies map[string]jwe.Policy // by partner
 	// levels are what backends last opened at; nil where that is not known.
-	levels map[string]*atomic.Pointer[boundary.Level]
+	levels map[work]*atomic.Pointer[boundary.Level]
 }
+
+// work is what a backend works at some level at: opening with keys made for an
+// algorithm.
+type work struct{ backend, algorithm string }
 
 // Opened is what an envelope held. Whoever gets it wipes Plaintext.
 type Opened struct {
@@ -74,13 +78,15 @@ func NewOpener(cfg OpenerConfig) (*Opener, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}, levels: map[string]*atomic.Pointer[boundary.Level]{}}
+	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}, levels: map[work]*atomic.Pointer[boundary.Level]{}}
 	o.refused = newRefusals(o.writeRefusal)
 	for _, p := range cfg.Partners {
 		o.policies[p.Name] = jwe.Policy{Algs: []string{boundary.RSAOAEP256}, Encs: slices.Clone(p.Encs), MaxSize: cfg.MaxEnvelope}
 	}
 	for name := range cfg.Backends {
-		o.levels[name] = &atomic.Pointer[boundary.Level]{}
+		for _, algorithm := range []string{boundary.RSAOAEP256, boundary.ECDHES} {
+			o.levels[work{name, algorithm}] = &atomic.Pointer[boundary.Level]{}
+		}
 	}
 	return o, nil
 }
@@ -166,6 +172,8 @@ type attempt struct {
 	spent   bool // the private key was used, whatever came of it
 }
 
+func (a *attempt) work() work { return work{a.version.Backend, a.version.Algorithm} }
+
 // attempt begins one. Only names of the config get into metrics and the audit
 // log: a caller who may name any partner could otherwise fill both.
 func (o *Opener) attempt(partner string) attempt {
@@ -196,7 +204,7 @@ func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundar
 	// Before the envelope goes there: what must not be opened at this level
 	// must not be opened.
 	if floor != "" {
-		if level := o.level(ctx, a.version.Backend, floor); !level.AtLeast(floor) {
+		if level := o.level(ctx, a.work(), floor); !level.AtLeast(floor) {
 			return nil, fmt.Errorf("%w: %s works at %q, key %s asks for %s", ErrBelowFloor, a.version.Backend, level, a.version.Key, floor)
 		}
 	}
@@ -210,7 +218,7 @@ func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundar
 		return nil, err
 	}
 	a.level, a.inToken = opened.Level, opened.InToken
-	if last := o.levels[a.version.Backend]; last.Load() == nil || *last.Load() != opened.Level {
+	if last := o.levels[a.work()]; last.Load() == nil || *last.Load() != opened.Level {
 		level := opened.Level
 		last.Store(&level)
 	}

@@ -137,7 +137,7 @@ type levelled struct {
 
 func (l *levelled) Health(ctx context.Context) boundary.Health {
 	h := l.Backend.Health(ctx)
-	h.Level, h.Err = l.says, l.err
+	h.Levels, h.Err = map[string]boundary.Level{boundary.RSAOAEP256: l.says}, l.err
 	return h
 }
 

@@ -18,7 +18,7 @@ import (
 // handle.
 func (r *rig) stray() string {
 	r.t.Helper()
-	g, err := r.token.Generate(context.Background(), boundary.Spec{Key: keyName, KID: uuid.NewString(), Algorithm: boundary.RSAOAEP256, Bits: 2048})
+	g, err := r.token.Generate(context.Background(), boundary.Spec{Key: keyName, KID: uuid.NewString(), Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}})
 	check(r.t, err)
 	return g.Handle
 }

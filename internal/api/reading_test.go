@@ -125,7 +125,7 @@ func TestStatusIsTheWholePicture(t *testing.T) {
 	status, err := admin.Status(t.Context())
 	check(t, err)
 	if status.Instance != "test" || status.Version != "v1.2.3" || !status.Ready || status.StartedAt.IsZero() || len(status.Backends) != 1 ||
-		status.Backends[0].Boundary != "unwrap" || len(status.Keys) != 1 || len(status.Keys[0].Versions) != 1 || status.Keys[0].ActiveKID != r.active.KID ||
+		status.Backends[0].Levels["RSA-OAEP-256"] != "unwrap" || len(status.Keys) != 1 || len(status.Keys[0].Versions) != 1 || status.Keys[0].ActiveKID != r.active.KID ||
 		len(status.Partners) != 2 || len(status.Problems) != 0 {
 		t.Errorf("got %+v", status)
 	}

@@ -152,7 +152,7 @@ func (r *rig) version(key string, state registry.State) registry.Version {
 	if state == registry.Pending {
 		return r.now(kid)
 	}
-	made, err := r.token.Generate(context.Background(), boundary.Spec{Key: key, KID: kid, Algorithm: boundary.RSAOAEP256, Bits: 2048})
+	made, err := r.token.Generate(context.Background(), boundary.Spec{Key: key, KID: kid, Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}})
 	check(r.t, err)
 	der, err := x509.MarshalPKIXPublicKey(made.Public)
 	check(r.t, err)

@@ -11,7 +11,7 @@ import (
 
 // keyView is a key as it travels.
 func (s *Server) keyView(k registry.Key, withVersions bool) client.Key {
-	view := client.Key{Name: k.Name, Partner: k.Partner, Backend: k.Backend, Algorithm: k.Algorithm, Bits: k.Bits,
+	view := client.Key{Name: k.Name, Partner: k.Partner, Backend: k.Backend, Algorithm: k.Algorithm, Bits: k.Bits, Curve: k.Curve,
 		Policy: client.Policy{Rotate: k.Policy.Rotate, ValidFor: k.Policy.ValidFor.String(), DrainFor: k.Policy.DrainFor.String(),
 			SettleFor: k.Policy.SettleFor.String(), Canary: k.Policy.Canary, MinBoundary: k.Policy.MinBoundary, First: k.Policy.First},
 		CreatedAt: k.CreatedAt, NextDue: k.NextDue}
@@ -32,7 +32,7 @@ func (s *Server) keyView(k registry.Key, withVersions bool) client.Key {
 
 func versionView(v registry.Version) client.Version {
 	view := client.Version{KID: v.KID, Key: v.Key, Number: v.Number, State: string(v.State), Opens: v.State.Opens(),
-		Backend: v.Backend, Handle: v.Handle, PublicPEM: publicPEM(v.Public), Algorithm: v.Algorithm, Bits: v.Bits,
+		Backend: v.Backend, Handle: v.Handle, PublicPEM: publicPEM(v.Public), Algorithm: v.Algorithm, Bits: v.Bits, Curve: v.Curve,
 		ValidFrom: v.ValidFrom, ValidTill: v.ValidTill, DrainUntil: v.DrainUntil, ToldAt: v.ToldAt,
 		CanaryAt: v.CanaryAt, CanaryKID: v.CanaryKID, LastOpenAt: v.LastOpenAt,
 		Tries: v.Retry.Tries, NextTry: v.Retry.Next, LastError: v.Retry.Last,
@@ -96,6 +96,10 @@ func findingViews(found []rotation.Finding) []client.Finding {
 }
 
 func backendView(name string, h boundary.Health) client.Backend {
-	return client.Backend{Name: name, Kind: h.Kind, Boundary: string(h.Level), Device: h.Device,
+	levels := make(map[string]string, len(h.Levels))
+	for algorithm, level := range h.Levels {
+		levels[algorithm] = string(level)
+	}
+	return client.Backend{Name: name, Kind: h.Kind, Levels: levels, Device: h.Device,
 		Sessions: h.Sessions, InUse: h.InUse, Error: h.Err}
 }

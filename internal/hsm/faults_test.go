@@ -18,7 +18,7 @@ import (
 )
 
 func newSpec() boundary.Spec {
-	return boundary.Spec{Key: "wise-response", KID: uuid.NewString(), Algorithm: boundary.RSAOAEP256, Bits: 2048}
+	return boundary.Spec{Key: "wise-response", KID: uuid.NewString(), Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}}
 }
 
 func generate(t testing.TB, token *hsm.Token) boundary.Generated {

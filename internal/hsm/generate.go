@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -79,8 +78,11 @@ func (t *Token) generatePair(s pkcs11.SessionHandle, k template) (public, privat
 // the same name is destroyed first: it was never announced, and may be half
 // made. A pair whose attributes are not as asked is destroyed again.
 func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
-	if spec.Algorithm != boundary.RSAOAEP256 || !slices.Contains([]int{2048, 3072, 4096}, spec.Bits) {
-		return boundary.Generated{}, fmt.Errorf("generating a key for %+.40q with %d bits: %w", spec.Algorithm, spec.Bits, boundary.ErrUnsupported)
+	if err := spec.Check(); err != nil {
+		return boundary.Generated{}, fmt.Errorf("generating %w", err)
+	}
+	if spec.Algorithm != boundary.RSAOAEP256 {
+		return boundary.Generated{}, fmt.Errorf("generating a key for %s: %w", spec.Algorithm, boundary.ErrUnsupported)
 	}
 	n, err := t.named(spec)
 	if err != nil {

@@ -41,7 +41,7 @@ func TestLevelIsFoundByDoing(t *testing.T) {
 			cfg := c.make(t)
 			token := open(t, cfg)
 			h := token.Health(t.Context())
-			if h.Level != c.want || h.Err != "" || h.Kind != "pkcs11" || h.Device["label"] != cfg.TokenLabel {
+			if h.Levels[boundary.RSAOAEP256] != c.want || h.Err != "" || h.Kind != "pkcs11" || h.Device["label"] != cfg.TokenLabel {
 				t.Errorf("Health = %+v, want level %s", h, c.want)
 			}
 			g := generate(t, token)

@@ -33,8 +33,11 @@ func (b *Backend) Generate(ctx context.Context, spec boundary.Spec) (boundary.Ge
 
 func (b *Backend) generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
 	none := boundary.Generated{}
-	if spec.Algorithm != boundary.RSAOAEP256 || specs[spec.Bits] == "" {
-		return none, fmt.Errorf("%d bits for %.32q: %w", spec.Bits, spec.Algorithm, boundary.ErrUnsupported)
+	if err := spec.Check(); err != nil {
+		return none, err
+	}
+	if spec.Algorithm != boundary.RSAOAEP256 {
+		return none, fmt.Errorf("a key for %s: %w", spec.Algorithm, boundary.ErrUnsupported)
 	}
 	if !canonical.MatchString(spec.KID) || spec.Key == "" || len(spec.Key) > 256 {
 		return none, fmt.Errorf("key %.300q, kid %.64q: want a name of at most 256 bytes and a UUID in lower case", spec.Key, spec.KID)

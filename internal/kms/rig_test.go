@@ -55,7 +55,7 @@ func open(t *testing.T, s *kmstest.Server, change ...func(*kms.Config)) *kms.Bac
 }
 
 func spec() boundary.Spec {
-	return boundary.Spec{Key: "wise-response", KID: uuid.NewString(), Algorithm: boundary.RSAOAEP256, Bits: 2048}
+	return boundary.Spec{Key: "wise-response", KID: uuid.NewString(), Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}}
 }
 
 func generate(t *testing.T, b *kms.Backend, s boundary.Spec) boundary.Generated {

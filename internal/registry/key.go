@@ -10,8 +10,9 @@ type Key struct {
 	Name      string    `json:"name"`
 	Partner   string    `json:"partner"`
 	Backend   string    `json:"backend"`
-	Algorithm string    `json:"algorithm"` // RSA-OAEP-256
-	Bits      int       `json:"bits"`
+	Algorithm string    `json:"algorithm"`       // RSA-OAEP-256, ECDH-ES or PS256
+	Bits      int       `json:"bits,omitempty"`  // of an RSA modulus
+	Curve     string    `json:"curve,omitempty"` // of a key for ECDH-ES
 	Policy    Policy    `json:"policy"`
 	CreatedAt time.Time `json:"created_at"`
 	// NextDue is when the schedule next asks for a rotation. It is persisted
@@ -46,7 +47,8 @@ type Version struct {
 	// Public is the DER SubjectPublicKeyInfo, once the material exists.
 	Public    []byte `json:"public,omitempty"`
 	Algorithm string `json:"algorithm"`
-	Bits      int    `json:"bits"`
+	Bits      int    `json:"bits,omitempty"`
+	Curve     string `json:"curve,omitempty"`
 	// ValidFrom and ValidTill are fixed with the intent, in whole seconds UTC,
 	// so that every retry tells the partner the same dates.
 	ValidFrom  time.Time `json:"valid_from"`

@@ -2,12 +2,9 @@ package rotation
 
 import (
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,7 +39,7 @@ func (e *Engine) Adopt(ctx context.Context, actor audit.Actor, name string, a Ad
 	}
 	record = withDetail(record, "handle", v.Handle)
 	change := Change{Key: name, KID: v.KID, Steps: append([]Step{{Name: "adopt", KID: v.KID, Reason: "its private key is in " + key.Backend + " and passed its self-test"}},
-		forecast(now(), key, e.reg.Versions(name), v, e.facts(key.Partner))...)}
+		forecast(now(), key, e.reg.Versions(name), v, e.facts(key))...)}
 	change.ByHand = e.byHand(key, change.Steps)
 	return e.change(ctx, record, dryRun, change, func(seq uint64) error {
 		if len(e.reg.Versions(name)) == 0 {
@@ -87,11 +84,11 @@ func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (r
 	if other, ok := e.holder(key.Backend, found.Handle); ok {
 		return none, fmt.Errorf("%w: version %s has that private key", registry.ErrExists, other)
 	}
-	pub, ok := found.Public.(*rsa.PublicKey)
-	if !ok || pub == nil || pub.N == nil || !slices.Contains(rsaSizes, pub.N.BitLen()) {
-		return none, fmt.Errorf("%w: want an RSA key of %v bits whose public half is in the backend", ErrInvalid, rsaSizes)
+	material := boundary.MaterialOf(key.Algorithm, found.Public)
+	if err := material.Check(); err != nil {
+		return none, fmt.Errorf("%w: its public half in the backend: %w", ErrInvalid, err)
 	}
-	der, err1 := x509.MarshalPKIXPublicKey(pub)
+	der, err1 := material.MarshalPublic(found.Public)
 	evidence, err2 := json.Marshal(found.Evidence)
 	if err := errors.Join(err1, err2); err != nil {
 		return none, fmt.Errorf("recording the key pair: %w", err)
@@ -100,7 +97,7 @@ func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (r
 		return none, err
 	}
 	v := registry.Version{KID: a.KID, Key: key.Name, State: registry.Announced, Backend: key.Backend,
-		Handle: found.Handle, Public: der, Algorithm: boundary.RSAOAEP256, Bits: pub.N.BitLen(),
+		Handle: found.Handle, Public: der, Algorithm: material.Algorithm, Bits: material.Bits, Curve: material.Curve,
 		ValidFrom: from, ValidTill: till, GeneratedAt: at, TestedAt: at, Adopted: true, Evidence: evidence}
 	if a.Told {
 		v.ToldAt = at.Add(-time.Second) // before us; the plan tells by it (arrived)

@@ -39,6 +39,26 @@ type Backend interface {
 	Health(ctx context.Context) boundary.Health
 }
 
+// Signer is a backend whose keys made for boundary.PS256 sign.
+type Signer interface {
+	// Sign makes an RSASSA-PSS signature with SHA-256, MGF1-SHA-256 and a salt
+	// of 32 bytes over a SHA-256 digest (RFC 7518 §3.5).
+	Sign(ctx context.Context, handle string, digest []byte) (signature []byte, err error)
+}
+
+// Holder is a backend that keeps content keys for exchanges whose answer is
+// sealed under the key of the request (RFC 7518 §4.5, "dir").
+type Holder interface {
+	// Hold takes a content key in; it cannot be read out again. The caller wipes
+	// its own copy. A key that is held is gone when the backend restarts.
+	Hold(ctx context.Context, enc string, cek []byte) (ref string, err error)
+	// OpenHeld opens an envelope's content with a key that is held. One that is
+	// not, or no longer, is boundary.ErrNoKey.
+	OpenHeld(ctx context.Context, ref string, env *boundary.Envelope) (*boundary.Opened, error)
+	// Release forgets a key. One that is not held is no error.
+	Release(ctx context.Context, ref string) error
+}
+
 // Announcer tells a partner about a new public key. It must be safe to repeat
 // with the same arguments. An error may carry RetryAfter() time.Duration.
 type Announcer interface {
@@ -61,6 +81,8 @@ type Canary interface {
 // that there is no playground.
 type Partner struct {
 	Announcer Announcer
+	// Verifier is told of keys that sign, as Announcer is of those that open.
+	Verifier  Announcer
 	KeySource KeySource
 	Canary    Canary
 	// Withdraw says what a person does there to withdraw a public key, for the

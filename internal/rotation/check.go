@@ -124,9 +124,9 @@ func (e *Engine) levels(ctx context.Context) []Finding {
 	}
 	for _, key := range e.reg.Keys() {
 		for _, name := range Homes(key, e.reg.Versions(key.Name)) {
-			if h, ok := health[name]; ok && h.Err == "" && deepEnough(key, h.Level) != nil {
+			if h, ok := health[name]; ok && h.Err == "" && Reaches(key, h) != nil {
 				found = append(found, Finding{Failure, "boundary_low", key.Name,
-					fmt.Sprintf("%s works at %s, the policy asks for %s", name, h.Level, key.Policy.MinBoundary), "nothing is made or opened there until it does"})
+					fmt.Sprintf("backend %s: %v", name, Reaches(key, h)), "nothing is made or opened there until it does"})
 			}
 		}
 	}

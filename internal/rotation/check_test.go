@@ -24,11 +24,11 @@ func TestCheckFinds(t *testing.T) {
 		"a lost private key":  {func(w *world, v registry.Version) { w.token.Lose(v.Handle) }, "key_missing"},
 		"another private key": {func(w *world, v registry.Version) { w.must(w.token.Swap(v.Handle)) }, "key_mismatch"},
 		"a key that the registry does not know": {func(w *world, _ registry.Version) {
-			_, err := w.token.Generate(context.Background(), boundary.Spec{Key: keyName, KID: uuid.NewString(), Algorithm: boundary.RSAOAEP256, Bits: 2048})
+			_, err := w.token.Generate(context.Background(), boundary.Spec{Key: keyName, KID: uuid.NewString(), Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}})
 			w.must(err)
 		}, "orphan"},
 		"a second key under a version's kid": {func(w *world, v registry.Version) {
-			_, err := w.token.Generate(context.Background(), boundary.Spec{Key: "other", KID: v.KID, Algorithm: boundary.RSAOAEP256, Bits: 2048})
+			_, err := w.token.Generate(context.Background(), boundary.Spec{Key: "other", KID: v.KID, Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}})
 			w.must(err)
 		}, "orphan"},
 		"a destroyed key that came back": {func(w *world, v registry.Version) {
@@ -38,7 +38,7 @@ func TestCheckFinds(t *testing.T) {
 			_, err = w.engine.Destroy(context.Background(), operator, v.KID, "", false)
 			w.must(err)
 			w.pass(0)
-			_, err = w.token.Generate(context.Background(), boundary.Spec{Key: keyName, KID: v.KID, Algorithm: boundary.RSAOAEP256, Bits: 2048})
+			_, err = w.token.Generate(context.Background(), boundary.Spec{Key: keyName, KID: v.KID, Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}})
 			w.must(err)
 		}, "undead"},
 		"an audit log that was cut off": {func(w *world, _ registry.Version) {

@@ -28,7 +28,7 @@ func (e *Engine) Compromise(ctx context.Context, actor audit.Actor, kid, reason 
 	if successor == nil || successor.KID == kid {
 		change.Steps = append(change.Steps, e.rotationSteps(key, without(versions, kid), "")...)
 	} else {
-		change.Steps = append(change.Steps, forecast(now(), key, without(versions, kid), *successor, e.facts(key.Partner))...)
+		change.Steps = append(change.Steps, forecast(now(), key, without(versions, kid), *successor, e.facts(key))...)
 	}
 	change.ByHand = append(change.ByHand, e.byHand(key, change.Steps)...)
 	return e.change(ctx, record, dryRun, change, func(seq uint64) error {

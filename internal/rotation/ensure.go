@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"keyd/internal/audit"
 	"keyd/internal/registry"
@@ -43,7 +42,7 @@ func (e *Engine) ensure(ctx context.Context, key registry.Key) error {
 	if err := e.fits(key); err != nil {
 		return err
 	}
-	if old.Policy == key.Policy && old.Bits == key.Bits && old.Backend == key.Backend {
+	if old.Policy == key.Policy && old.Bits == key.Bits && old.Curve == key.Curve && old.Backend == key.Backend {
 		return nil
 	}
 	return e.adjust(ctx, old, key)
@@ -54,7 +53,8 @@ func (e *Engine) ensure(ctx context.Context, key registry.Key) error {
 // and stay in the backend that they were made in until their end.
 func (e *Engine) adjust(ctx context.Context, old, key registry.Key) error {
 	changed := old
-	changed.Policy, changed.Bits, changed.Backend = key.Policy, key.Bits, key.Backend
+	changed.Policy, changed.Backend = key.Policy, key.Backend
+	changed.Bits, changed.Curve = key.Bits, key.Curve
 	record := withPolicy(audit.Entry{Action: "key.policy", Actor: audit.System, Key: key.Name, Partner: key.Partner}, changed)
 	if old.Backend != key.Backend {
 		record = withDetail(record, "backend_before", old.Backend)
@@ -77,7 +77,7 @@ func (e *Engine) adjust(ctx context.Context, old, key registry.Key) error {
 // withPolicy adds a key's policy to an entry.
 func withPolicy(entry audit.Entry, key registry.Key) audit.Entry {
 	p := key.Policy
-	for _, d := range [][2]string{{"backend", key.Backend}, {"bits", strconv.Itoa(key.Bits)}, {"rotate", p.Rotate},
+	for _, d := range [][2]string{{"backend", key.Backend}, {"size", keyMaterial(key).Size()}, {"rotate", p.Rotate},
 		{"valid_for", p.ValidFor.String()}, {"drain_for", p.DrainFor.String()}, {"settle_for", p.SettleFor.String()},
 		{"canary", p.Canary}, {"min_boundary", p.MinBoundary}} {
 		entry = withDetail(entry, d[0], d[1])

@@ -65,7 +65,10 @@ func (e *Engine) serves(ctx context.Context, key registry.Key, v registry.Versio
 	if health.Err != "" {
 		return fmt.Errorf("backend %s: %w: %s", v.Backend, boundary.ErrUnavailable, health.Err)
 	}
-	return deepEnough(key, health.Level)
+	if err := Reaches(key, health); err != nil {
+		return fmt.Errorf("backend %s: %w", v.Backend, err)
+	}
+	return nil
 }
 
 // moving says, after a step's reason, that the next version will not be where

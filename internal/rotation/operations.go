@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"regexp"
-	"slices"
 	"time"
 
 	"keyd/internal/audit"
@@ -25,7 +24,8 @@ var names = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
 // Create adds a key. Its first version is made by Run, at once.
 func (e *Engine) Create(ctx context.Context, actor audit.Actor, key registry.Key, dryRun bool) (Change, error) {
-	key.Algorithm, key.Bits = orDefault(key.Algorithm, boundary.RSAOAEP256), orDefault(key.Bits, 2048)
+	material := keyMaterial(key).Usual()
+	key.Algorithm, key.Bits, key.Curve = material.Algorithm, material.Bits, material.Curve
 	record := audit.Entry{Action: "key.create", Actor: actor, Key: key.Name, Partner: key.Partner}
 	if err := e.usable(key); err != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("creating key %q: %w", key.Name, err))
@@ -58,7 +58,7 @@ func (e *Engine) usable(key registry.Key) error {
 		return fmt.Errorf("%w: a key of this name", registry.ErrExists)
 	}
 	for _, other := range e.reg.Keys() {
-		if other.Partner == key.Partner {
+		if other.Partner == key.Partner && signs(other) == signs(key) {
 			return fmt.Errorf("%w: partner %s already has the key %s", ErrInvalid, key.Partner, other.Name)
 		}
 	}
@@ -70,11 +70,8 @@ func (e *Engine) fits(key registry.Key) error {
 	if err := e.configuredFor(key); err != nil {
 		return err
 	}
-	if key.Algorithm != boundary.RSAOAEP256 {
-		return fmt.Errorf("%w: algorithm %q: want %s", ErrInvalid, key.Algorithm, boundary.RSAOAEP256)
-	}
-	if !slices.Contains(rsaSizes, key.Bits) {
-		return fmt.Errorf("%w: %d bits: want one of %v", ErrInvalid, key.Bits, rsaSizes)
+	if err := keyMaterial(key).Check(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if err := ValidatePolicy(key.Policy); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -82,8 +79,9 @@ func (e *Engine) fits(key registry.Key) error {
 	return nil
 }
 
-// rsaSizes are the moduli that a partner is told about.
-var rsaSizes = []int{2048, 3072, 4096}
+// signs reports whether a key signs, instead of opening envelopes. A partner
+// may have one of each: callers name the partner, not the key.
+func signs(key registry.Key) bool { return key.Algorithm == boundary.PS256 }
 
 // Rotate starts a rotation now.
 func (e *Engine) Rotate(ctx context.Context, actor audit.Actor, name string, dryRun bool) (Change, error) {
@@ -126,7 +124,7 @@ func (e *Engine) rotationSteps(key registry.Key, versions []registry.Version, ki
 	v := registry.Version{KID: kid, Key: key.Name, State: registry.Pending, Backend: key.Backend,
 		ValidFrom: at.Add(-clockSkew), ValidTill: at.Add(time.Duration(key.Policy.ValidFor))}
 	intent := Step{Name: StepIntent, KID: kid, Reason: "a new version is written down" + survey(key, versions, Facts{}).moving()}
-	return append([]Step{intent}, forecast(at, key, versions, v, e.facts(key.Partner))...)
+	return append([]Step{intent}, forecast(at, key, versions, v, e.facts(key))...)
 }
 
 // byHand names what the steps leave to a person.
@@ -161,7 +159,7 @@ func (e *Engine) Confirm(ctx context.Context, actor audit.Actor, kid, reason str
 	told := v
 	told.ToldAt = now()
 	change := Change{Key: key.Name, KID: kid, Steps: append([]Step{{Name: StepConfirm, KID: kid, Reason: "the partner has the public key"}},
-		forecast(now(), key, e.reg.Versions(key.Name), told, e.facts(key.Partner))...)}
+		forecast(now(), key, e.reg.Versions(key.Name), told, e.facts(key))...)}
 	return e.change(ctx, record, dryRun, change, func(uint64) error {
 		return e.mark(kid, func(v *registry.Version) { v.ToldAt = now() })
 	})

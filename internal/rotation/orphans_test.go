@@ -18,7 +18,7 @@ import (
 // stray makes a key in a backend under keyd's name that no registry knows.
 func (w *world) stray(in *backendtest.Memory) boundary.Generated {
 	w.t.Helper()
-	g, err := in.Generate(context.Background(), boundary.Spec{Key: keyName, KID: uuid.NewString(), Algorithm: boundary.RSAOAEP256, Bits: 2048})
+	g, err := in.Generate(context.Background(), boundary.Spec{Key: keyName, KID: uuid.NewString(), Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}})
 	w.must(err)
 	return g
 }

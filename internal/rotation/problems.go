@@ -26,7 +26,7 @@ func (e *Engine) Problems() []Finding {
 		if h, ok := e.holdOf(key.Name); ok {
 			found = append(found, Finding{Failure, "stalled", key.Name, fmt.Sprintf("the last step failed: %s; next try %s", h.last, day(h.until)), ""})
 		}
-		w := survey(key, versions, e.facts(key.Partner))
+		w := survey(key, versions, e.facts(key))
 		found = append(found, w.validity(at)...)
 		for _, v := range versions {
 			found = append(found, w.trouble(at, v)...)

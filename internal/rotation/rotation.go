@@ -172,7 +172,7 @@ func (e *Engine) Next(name string) (Step, error) {
 	if err != nil {
 		return Step{}, err
 	}
-	step := Plan(now(), key, e.reg.Versions(name), e.facts(key.Partner))
+	step := Plan(now(), key, e.reg.Versions(name), e.facts(key))
 	if h, ok := e.holdOf(name); ok && step.ready(now()) {
 		step.At = h.until
 		step.Reason += "; the last try failed: " + h.last
@@ -180,9 +180,24 @@ func (e *Engine) Next(name string) (Step, error) {
 	return step, nil
 }
 
-func (e *Engine) facts(partner string) Facts {
-	p := e.cfg.Partners[partner]
-	return Facts{Announcer: p.Announcer != nil, Canary: p.Canary != nil}
+func (e *Engine) facts(key registry.Key) Facts {
+	return Facts{Announcer: e.announcer(key) != nil, Canary: e.probe(key) != nil}
+}
+
+// announcer is who tells the partner of a key's versions.
+func (e *Engine) announcer(key registry.Key) Announcer {
+	if signs(key) {
+		return e.cfg.Partners[key.Partner].Verifier
+	}
+	return e.cfg.Partners[key.Partner].Announcer
+}
+
+// probe is the canary of a key: nothing is sealed to one that signs.
+func (e *Engine) probe(key registry.Key) Canary {
+	if signs(key) {
+		return nil
+	}
+	return e.cfg.Partners[key.Partner].Canary
 }
 
 func (e *Engine) backend(name string) (Backend, error) {

@@ -162,7 +162,7 @@ func (e *Engine) pick(key registry.Key) (Step, time.Time) {
 		return Step{Name: StepNone}, h.until
 	}
 	again := at.Add(lookAgain)
-	for _, s := range plan(at, key, e.reg.Versions(key.Name), e.facts(key.Partner)) {
+	for _, s := range plan(at, key, e.reg.Versions(key.Name), e.facts(key)) {
 		if s.ready(at) {
 			return s, at
 		}

@@ -3,8 +3,10 @@ package rotation
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -23,13 +25,12 @@ func prove(ctx context.Context, b Backend, key registry.Key, handle string, publ
 	if err := matches(ctx, b, handle, public); err != nil {
 		return err
 	}
-	parsed, err := x509.ParsePKIXPublicKey(public)
+	pub, err := boundary.ParsePublic(public)
 	if err != nil {
 		return fmt.Errorf("%w: reading the recorded public key: %w", ErrSelfTest, err)
 	}
-	pub, ok := parsed.(*rsa.PublicKey)
-	if !ok {
-		return fmt.Errorf("%w: the recorded public key is a %T, want RSA", ErrSelfTest, parsed)
+	if key.Algorithm == boundary.PS256 {
+		return proveSigning(ctx, b, handle, pub)
 	}
 	plaintext := make([]byte, 32)
 	rand.Read(plaintext)
@@ -46,6 +47,26 @@ func prove(ctx context.Context, b Backend, key registry.Key, handle string, publ
 		return fmt.Errorf("%w: it opened to something else", ErrSelfTest)
 	}
 	return deepEnough(key, opened.Level)
+}
+
+// proveSigning has the private key sign, and verifies with the standard library
+// (RFC 7518 §3.5).
+func proveSigning(ctx context.Context, b Backend, handle string, public crypto.PublicKey) error {
+	pub, isRSA := public.(*rsa.PublicKey)
+	signer, signs := b.(Signer)
+	if !isRSA || !signs {
+		return fmt.Errorf("%w: signing with a %T in this backend: %w", ErrSelfTest, public, boundary.ErrUnsupported)
+	}
+	digest := make([]byte, sha256.Size)
+	rand.Read(digest)
+	signature, err := signer.Sign(ctx, handle, digest)
+	if err != nil {
+		return fmt.Errorf("%w: signing: %w", ErrSelfTest, err)
+	}
+	if err := rsa.VerifyPSS(pub, crypto.SHA256, digest, signature, &rsa.PSSOptions{SaltLength: sha256.Size}); err != nil {
+		return fmt.Errorf("%w: the signature is not good: %w", ErrSelfTest, err)
+	}
+	return nil
 }
 
 // matches holds the backend's public key against the recorded one.
@@ -72,15 +93,24 @@ func deepEnough(key registry.Key, level boundary.Level) error {
 	return fmt.Errorf("%w: key %s wants %s or better, the backend works at %q", ErrBoundary, key.Name, key.Policy.MinBoundary, level)
 }
 
-// sealTo makes an envelope (RSA-OAEP-256, A256GCM) with the standard library.
-func sealTo(pub *rsa.PublicKey, plaintext []byte) (*boundary.Envelope, error) {
-	cek := make([]byte, 32)
-	rand.Read(cek)
-	defer clear(cek)
-	wrapped, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, pub, cek, nil)
+// Reaches reports why a backend that is well cannot serve a key.
+func Reaches(key registry.Key, health boundary.Health) error {
+	level, can := health.Levels[key.Algorithm]
+	if !can {
+		return fmt.Errorf("it has no keys for %s: %w", key.Algorithm, boundary.ErrUnsupported)
+	}
+	return deepEnough(key, level)
+}
+
+// sealTo makes an envelope (RSA-OAEP-256 or ECDH-ES, A256GCM) with the standard
+// library.
+func sealTo(pub crypto.PublicKey, plaintext []byte) (*boundary.Envelope, error) {
+	env := &boundary.Envelope{Enc: boundary.A256GCM, AAD: []byte("keyd self-test")}
+	cek, err := contentKey(pub, env)
 	if err != nil {
 		return nil, err
 	}
+	defer clear(cek)
 	block, err := aes.NewCipher(cek)
 	if err != nil {
 		return nil, err
@@ -89,8 +119,7 @@ func sealTo(pub *rsa.PublicKey, plaintext []byte) (*boundary.Envelope, error) {
 	if err != nil {
 		return nil, err
 	}
-	env := &boundary.Envelope{Alg: boundary.RSAOAEP256, Enc: "A256GCM", EncryptedKey: wrapped,
-		IV: make([]byte, gcm.NonceSize()), AAD: []byte("keyd self-test")}
+	env.IV = make([]byte, gcm.NonceSize())
 	rand.Read(env.IV)
 	sealed := gcm.Seal(nil, env.IV, plaintext, env.AAD)
 	cut := len(sealed) - gcm.Overhead()
@@ -98,18 +127,47 @@ func sealTo(pub *rsa.PublicKey, plaintext []byte) (*boundary.Envelope, error) {
 	return env, nil
 }
 
-func specOf(v registry.Version) boundary.Spec {
-	return boundary.Spec{Key: v.Key, KID: v.KID, Algorithm: v.Algorithm, Bits: v.Bits}
+// contentKey makes a content key and puts into the envelope what its receiver
+// gets it from.
+func contentKey(pub crypto.PublicKey, env *boundary.Envelope) ([]byte, error) {
+	switch pub := pub.(type) {
+	case *rsa.PublicKey:
+		cek := make([]byte, 32)
+		rand.Read(cek)
+		var err error
+		env.Alg = boundary.RSAOAEP256
+		env.EncryptedKey, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, pub, cek, nil)
+		return cek, err
+	case *ecdh.PublicKey:
+		ephemeral, err := pub.Curve().GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		z, err := ephemeral.ECDH(pub)
+		if err != nil {
+			return nil, err
+		}
+		defer clear(z)
+		env.Alg, env.EPK = boundary.ECDHES, ephemeral.PublicKey()
+		d, err := boundary.DerivationOf(env)
+		if err != nil {
+			return nil, err
+		}
+		return d.Key(z), nil
+	}
+	return nil, fmt.Errorf("nothing is sealed to a %T", pub)
 }
 
-// publicDER is the recorded form of a public key of the size asked for.
-func publicDER(public any, bits int) ([]byte, error) {
-	key, ok := public.(*rsa.PublicKey)
-	if !ok || key == nil || key.N == nil {
-		return nil, fmt.Errorf("got a %T, want an RSA public key", public)
-	}
-	if key.N.BitLen() != bits {
-		return nil, fmt.Errorf("got an RSA key of %d bits, want %d", key.N.BitLen(), bits)
-	}
-	return x509.MarshalPKIXPublicKey(key)
+// keyMaterial and versionMaterial say what a key's versions, and one of them,
+// are made of.
+func keyMaterial(k registry.Key) boundary.Material {
+	return boundary.Material{Algorithm: k.Algorithm, Bits: k.Bits, Curve: k.Curve}
+}
+
+func versionMaterial(v registry.Version) boundary.Material {
+	return boundary.Material{Algorithm: v.Algorithm, Bits: v.Bits, Curve: v.Curve}
+}
+
+func specOf(v registry.Version) boundary.Spec {
+	return boundary.Spec{Key: v.Key, KID: v.KID, Material: versionMaterial(v)}
 }

@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -87,7 +86,7 @@ func (e *Engine) begin(ctx context.Context, actor audit.Actor, key registry.Key,
 		return registry.Version{}, err
 	}
 	v := registry.Version{KID: uuid.NewString(), Key: key.Name, State: registry.Pending, Backend: key.Backend,
-		Algorithm: key.Algorithm, Bits: key.Bits,
+		Algorithm: key.Algorithm, Bits: key.Bits, Curve: key.Curve,
 		ValidFrom: at.Add(-clockSkew).Truncate(time.Second),
 		ValidTill: at.Add(time.Duration(key.Policy.ValidFor)).Truncate(time.Second)}
 	err = e.journal(ctx, withDetail(entry("key.rotate", actor, key, v.KID, reason), "backend", v.Backend), func(seq uint64) error {
@@ -117,7 +116,7 @@ func (e *Engine) generate(ctx context.Context, key registry.Key, v registry.Vers
 
 // made records a key pair that now exists.
 func (e *Engine) made(v registry.Version, g boundary.Generated) error {
-	der, err := publicDER(g.Public, v.Bits)
+	der, err := versionMaterial(v).MarshalPublic(g.Public)
 	if err != nil {
 		return fmt.Errorf("reading the public key of %s: %w", v.KID, err)
 	}
@@ -158,7 +157,7 @@ func (e *Engine) selfTest(ctx context.Context, key registry.Key, v registry.Vers
 // use the key, even if its answer is lost; so the version opens before the
 // first byte leaves.
 func (e *Engine) announce(ctx context.Context, key registry.Key, v registry.Version) error {
-	announcer := e.cfg.Partners[key.Partner].Announcer
+	announcer := e.announcer(key)
 	return e.journal(ctx, entry("key.announce", audit.System, key, v.KID, ""), func(seq uint64) error {
 		if v.State == registry.Pending {
 			if err := e.move(audit.System, "the partner is being told", seq, registry.Move{KID: v.KID, To: registry.Announced}); err != nil {
@@ -168,7 +167,7 @@ func (e *Engine) announce(ctx context.Context, key registry.Key, v registry.Vers
 		if announcer == nil {
 			return nil // an operator tells the partner, and then us
 		}
-		public, err := x509.ParsePKIXPublicKey(v.Public)
+		public, err := boundary.ParsePublic(v.Public)
 		if err != nil {
 			return fmt.Errorf("reading the public key of %s: %w", v.KID, err)
 		}
@@ -192,7 +191,7 @@ func (e *Engine) move(actor audit.Actor, reason string, seq uint64, moves ...reg
 
 // canary has the partner seal something to us, and notes under which kid.
 func (e *Engine) canary(ctx context.Context, key registry.Key, v registry.Version) error {
-	probe := e.cfg.Partners[key.Partner].Canary
+	probe := e.probe(key)
 	return e.journal(ctx, entry("key.canary", audit.System, key, v.KID, ""), func(uint64) error {
 		used, err := probe.Probe(ctx, v.KID)
 		if err != nil {

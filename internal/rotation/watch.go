@@ -2,17 +2,22 @@ package rotation
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdh"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"keyd/internal/audit"
+	"keyd/internal/boundary"
 	"keyd/internal/registry"
 )
 
@@ -132,17 +137,28 @@ func fetchFrom(ctx context.Context, partner string, source KeySource) (registry.
 	if err != nil {
 		return registry.PartnerKey{}, fmt.Errorf("fetching the public key of %s: %w", partner, err)
 	}
-	pub, ok := public.(*rsa.PublicKey)
-	if !ok || pub == nil || pub.N == nil || pub.N.BitLen() < minPartnerBits {
-		return registry.PartnerKey{}, fmt.Errorf("fetching the public key of %s: %w: want an RSA key of at least %d bits", partner, ErrInvalid, minPartnerBits)
-	}
-	der, err := x509.MarshalPKIXPublicKey(pub)
+	der, err := sealable(public)
 	if err != nil {
-		return registry.PartnerKey{}, fmt.Errorf("recording the public key of %s: %w", partner, err)
+		return registry.PartnerKey{}, fmt.Errorf("fetching the public key of %s: %w: %w", partner, ErrInvalid, err)
 	}
 	sum := sha256.Sum256(der)
 	return registry.PartnerKey{Partner: partner, ID: id, Version: version, Algorithm: algorithm,
 		Public: der, Fingerprint: hex.EncodeToString(sum[:])}, nil
+}
+
+// sealable encodes a public key that envelopes can be sealed to.
+func sealable(public crypto.PublicKey) ([]byte, error) {
+	switch pub := public.(type) {
+	case *rsa.PublicKey:
+		if pub != nil && pub.N != nil && pub.N.BitLen() >= minPartnerBits {
+			return x509.MarshalPKIXPublicKey(pub)
+		}
+	case *ecdh.PublicKey:
+		if pub != nil && slices.Contains(boundary.Curves, fmt.Sprint(pub.Curve())) {
+			return x509.MarshalPKIXPublicKey(pub)
+		}
+	}
+	return nil, fmt.Errorf("a %T: want an RSA key of at least %d bits or one on %s", public, minPartnerBits, strings.Join(boundary.Curves, ", "))
 }
 
 // saw stores a partner's key. That it is another one is an event of its own:

@@ -17,6 +17,12 @@ import (
 type Options struct {
 	Bits []int    // RSA sizes; default 2048, 3072, 4096
 	Encs []string // content encryptions; default Encs()
+	// Curves are those of keys for ECDH-ES; default P-256, P-384, P-521.
+	Curves []string
+	// Without are the key algorithms it has no keys for.
+	Without []string
+	// HoldsNothing: it is no rotation.Holder.
+	HoldsNothing bool
 	// Waits: Destroy only schedules a deletion, and answers that the key is
 	// not gone yet.
 	Waits bool
@@ -33,6 +39,9 @@ func Run(t *testing.T, open func(t *testing.T) rotation.Backend, opts Options) {
 	}
 	if len(opts.Encs) == 0 {
 		opts.Encs = Encs()
+	}
+	if len(opts.Curves) == 0 {
+		opts.Curves = boundary.Curves
 	}
 	s := suite{open: open, opts: opts}
 	for _, c := range []struct {
@@ -52,6 +61,12 @@ func Run(t *testing.T, open func(t *testing.T) rotation.Backend, opts Options) {
 		{"a key that keyd did not make is seen and told apart", s.foreign},
 		{"list names every key once", s.lists},
 		{"health says what it is", s.health},
+		{"a key on a curve opens what is agreed with it", s.agrees},
+		{"an agreed envelope that was tampered with is the same one error", s.agreedOracle},
+		{"an envelope of the other kind does not open", s.otherKind},
+		{"a key on a curve is found, listed, made again and destroyed", s.keepsCurves},
+		{"a signing key signs, and does nothing else", s.signs},
+		{"a content key that is held opens its answer until it is released", s.holds},
 		{"a caller who has gone gets an error and no effect", s.cancelled},
 		{"many callers at once do not disturb each other", s.concurrent},
 		{"keys come and go while others are used", s.churn},
@@ -67,7 +82,7 @@ type suite struct {
 
 // spec names a new key.
 func spec(bits int) boundary.Spec {
-	return boundary.Spec{Key: "contract", KID: uuid.NewString(), Algorithm: boundary.RSAOAEP256, Bits: bits}
+	return boundary.Spec{Key: "contract", KID: uuid.NewString(), Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: bits}}
 }
 
 // generate makes a key and sees to it that it does not outlive the test.

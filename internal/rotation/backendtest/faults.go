@@ -12,7 +12,7 @@ import (
 // After unset the call does nothing; with After set it does its work and the
 // answer is lost.
 type Fault struct {
-	Op    string // "generate", "discard", "public", "open", "destroy", "find", "list", "health"
+	Op    string // "generate", "discard", "public", "open", "destroy", "find", "list", "health", "sign", "hold", "open-held", "release"
 	After bool
 	Err   error // default boundary.ErrUnavailable
 	Times int   // how many calls; 0 is one
@@ -48,7 +48,7 @@ func (m *Memory) Plant(label, kid string, bits int) (boundary.Found, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	handle := fmt.Sprintf("%s;n=%d", handleOf(kid, label), len(m.keys))
-	key, err := m.put(handle, kid, label, bits, false)
+	key, err := m.put(handle, kid, label, boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: bits}, false)
 	if err != nil {
 		return boundary.Found{}, err
 	}

@@ -226,7 +226,12 @@ func (s suite) lists(t *testing.T) {
 
 func (s suite) health(t *testing.T) {
 	h := s.open(t).Health(t.Context())
-	if h.Err != "" || h.Backend == "" || h.Kind == "" || h.Sessions < 1 || !h.Level.AtLeast("") {
+	if h.Err != "" || h.Backend == "" || h.Kind == "" || h.Sessions < 1 {
 		t.Errorf("Health = %+v, want a backend that works and says what it is", h)
+	}
+	for _, algorithm := range []string{boundary.RSAOAEP256, boundary.ECDHES, boundary.PS256} {
+		if level, can := h.Levels[algorithm]; can != s.can(algorithm) || can && !level.AtLeast("") {
+			t.Errorf("Health says that it works at %q with keys for %s", level, algorithm)
+		}
 	}
 }

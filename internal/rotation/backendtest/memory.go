@@ -3,12 +3,11 @@ package backendtest
 import (
 	"context"
 	"crypto"
+	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"math/big"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +23,8 @@ type MemoryOptions struct {
 	Name     string         // in the config; default "memory"
 	Instance string         // part of every label; default "test"
 	Level    boundary.Level // default boundary.Unwrap
+	// Without are the key algorithms it has no keys for.
+	Without []string
 	// Adopts makes Generate find what an earlier run left and keep it, as a
 	// KMS does; otherwise it is destroyed and made anew, as in a token.
 	Adopts bool
@@ -31,7 +32,7 @@ type MemoryOptions struct {
 	DestroyDelay time.Duration
 }
 
-// Memory is a backend in memory: real RSA keys, real envelopes, and faults on
+// Memory is a backend in memory: real keys, real envelopes, and faults on
 // demand. It outlives the engine that uses it, as a token does.
 type Memory struct {
 	opts MemoryOptions
@@ -41,10 +42,13 @@ type Memory struct {
 	draw   drawer
 	faults []*Fault
 	calls  map[string]int
+	held   map[string]heldKey // content keys of exchanges
 }
 
 type memoryKey struct {
-	private  *rsa.PrivateKey
+	material boundary.Material
+	private  *rsa.PrivateKey  // or
+	onCurve  *ecdh.PrivateKey // this
 	kid      string
 	label    string
 	managed  bool
@@ -63,7 +67,7 @@ func NewMemory(opts MemoryOptions) *Memory {
 	if opts.Level == "" {
 		opts.Level = boundary.Unwrap
 	}
-	return &Memory{opts: opts, keys: map[string]*memoryKey{}, calls: map[string]int{},
+	return &Memory{opts: opts, keys: map[string]*memoryKey{}, calls: map[string]int{}, held: map[string]heldKey{},
 		draw: drawer{next: map[int]int{}, inUse: map[*rsa.PrivateKey]bool{}}}
 }
 
@@ -74,20 +78,23 @@ func (m *Memory) Generate(ctx context.Context, spec boundary.Spec) (boundary.Gen
 		if err != nil || spec.Key == "" {
 			return boundary.Generated{}, fmt.Errorf("generating key %q under the kid %q: not a name this backend can give", spec.Key, spec.KID)
 		}
-		if spec.Algorithm != boundary.RSAOAEP256 || !slices.Contains([]int{2048, 3072, 4096}, spec.Bits) {
-			return boundary.Generated{}, fmt.Errorf("generating a %d bit %s key: %w", spec.Bits, spec.Algorithm, boundary.ErrUnsupported)
+		if err := spec.Check(); err != nil {
+			return boundary.Generated{}, fmt.Errorf("generating %w", err)
+		}
+		if slices.Contains(m.opts.Without, spec.Algorithm) {
+			return boundary.Generated{}, fmt.Errorf("generating a key for %s: %w", spec.Algorithm, boundary.ErrUnsupported)
 		}
 		label := "keyd/" + m.opts.Instance + "/" + spec.Key + "/" + kid
 		handle := handleOf(kid, label)
 		if old := m.live(handle); old != nil && m.opts.Adopts {
-			return boundary.Generated{Handle: handle, Public: &old.private.PublicKey, Evidence: old.evidence}, nil
+			return boundary.Generated{Handle: handle, Public: old.public(), Evidence: old.evidence}, nil
 		}
 		m.remove(handle)
-		key, err := m.put(handle, kid, label, spec.Bits, true)
+		key, err := m.put(handle, kid, label, spec.Material, true)
 		if err != nil {
 			return boundary.Generated{}, err
 		}
-		return boundary.Generated{Handle: handle, Public: &key.private.PublicKey, Evidence: key.evidence}, nil
+		return boundary.Generated{Handle: handle, Public: key.public(), Evidence: key.evidence}, nil
 	})
 }
 
@@ -107,49 +114,8 @@ func (m *Memory) Public(ctx context.Context, handle string) (crypto.PublicKey, e
 		if key == nil {
 			return nil, fmt.Errorf("reading a public key: %w", boundary.ErrNoKey)
 		}
-		return &key.private.PublicKey, nil
+		return key.public(), nil
 	})
-}
-
-// Open opens an envelope.
-func (m *Memory) Open(ctx context.Context, handle string, env *boundary.Envelope) (*boundary.Opened, error) {
-	// The private key operation runs outside the lock, as in a token with
-	// several sessions.
-	private, err := do(ctx, m, "open", func() (*rsa.PrivateKey, error) {
-		if key := m.live(handle); key != nil {
-			return key.private, nil
-		}
-		return nil, fmt.Errorf("opening an envelope: %w", boundary.ErrNoKey)
-	})
-	if err != nil {
-		return nil, err
-	}
-	size, known := boundary.CEKLen(env.Enc)
-	if env.Alg != boundary.RSAOAEP256 || !known {
-		return nil, fmt.Errorf("opening an envelope with %q and %q: %w", env.Alg, env.Enc, boundary.ErrUnsupported)
-	}
-	start := time.Now()
-	plaintext, err := m.open(private, env, size)
-	if err != nil {
-		return nil, err
-	}
-	return &boundary.Opened{Plaintext: plaintext, Level: m.opts.Level, InToken: time.Since(start)}, nil
-}
-
-func (m *Memory) open(key *rsa.PrivateKey, env *boundary.Envelope, size int) ([]byte, error) {
-	if m.opts.Level == boundary.Raw {
-		c := new(big.Int).SetBytes(env.EncryptedKey)
-		if len(env.EncryptedKey) != key.Size() || c.Cmp(key.N) >= 0 {
-			return boundary.OpenWithCEK(env, nil, 0)
-		}
-		return boundary.OpenRaw(env, c.Exp(c, key.D, key.N).FillBytes(make([]byte, key.Size())))
-	}
-	cek, err := rsa.DecryptOAEP(sha256.New(), rand.Reader, key, env.EncryptedKey, nil)
-	ok := 1
-	if err != nil || len(env.EncryptedKey) != key.Size() || len(cek) != size {
-		ok = 0
-	}
-	return boundary.OpenWithCEK(env, cek, ok)
 }
 
 // Destroy deletes a key, or schedules it.
@@ -210,7 +176,12 @@ func (m *Memory) List(ctx context.Context) ([]boundary.Found, error) {
 
 // Health says that all is well, unless a fault of "health" waits.
 func (m *Memory) Health(ctx context.Context) boundary.Health {
-	h := boundary.Health{Backend: m.opts.Name, Kind: "memory", Level: m.opts.Level, Device: m.device(), Sessions: 1}
+	h := boundary.Health{Backend: m.opts.Name, Kind: "memory", Levels: map[string]boundary.Level{}, Device: m.device(), Sessions: 1}
+	for _, algorithm := range []string{boundary.RSAOAEP256, boundary.ECDHES, boundary.PS256} {
+		if !slices.Contains(m.opts.Without, algorithm) {
+			h.Levels[algorithm] = m.opts.Level
+		}
+	}
 	if _, err := do(ctx, m, "health", func() (struct{}, error) { return struct{}{}, nil }); err != nil {
 		h.Err = err.Error()
 	}
@@ -227,27 +198,41 @@ func (m *Memory) live(handle string) *memoryKey {
 	return nil
 }
 
-func (m *Memory) put(handle, kid, label string, bits int, managed bool) (*memoryKey, error) {
-	private, err := m.draw.take(bits)
+func (m *Memory) put(handle, kid, label string, material boundary.Material, managed bool) (*memoryKey, error) {
+	key := &memoryKey{material: material, kid: kid, label: label, managed: managed,
+		evidence: boundary.Evidence{At: time.Now().UTC(), Backend: "memory", Device: m.device(),
+			Level: m.opts.Level, Attributes: map[string]string{"CKA_LABEL": label}}}
+	var err error
+	if curve := boundary.CurveOf(material.Curve); curve != nil {
+		key.onCurve, err = curve.GenerateKey(rand.Reader)
+	} else {
+		key.private, err = m.draw.take(material.Bits)
+	}
 	if err != nil {
 		return nil, err
 	}
-	key := &memoryKey{private: private, kid: kid, label: label, managed: managed,
-		evidence: boundary.Evidence{At: time.Now().UTC(), Backend: "memory", Device: m.device(),
-			Level: m.opts.Level, Attributes: map[string]string{"CKA_LABEL": label}}}
 	m.keys[handle] = key
 	return key, nil
 }
 
 func (m *Memory) remove(handle string) {
 	if key := m.keys[handle]; key != nil {
-		m.draw.give(key.private)
+		if key.private != nil {
+			m.draw.give(key.private)
+		}
 		delete(m.keys, handle)
 	}
 }
 
+func (k *memoryKey) public() crypto.PublicKey {
+	if k.onCurve != nil {
+		return k.onCurve.PublicKey()
+	}
+	return &k.private.PublicKey
+}
+
 func (k *memoryKey) found(handle string) boundary.Found {
-	return boundary.Found{Handle: handle, KID: k.kid, Label: k.label, Public: &k.private.PublicKey,
+	return boundary.Found{Handle: handle, KID: k.kid, Label: k.label, Public: k.public(),
 		Managed: k.managed, Evidence: k.evidence}
 }
 

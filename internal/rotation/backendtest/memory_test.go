@@ -28,6 +28,8 @@ func TestMemoryIsABackend(t *testing.T) {
 		"a token that unwraps":         {},
 		"a token that does bare RSA":   {memory: backendtest.MemoryOptions{Level: boundary.Raw}},
 		"a token that does everything": {memory: backendtest.MemoryOptions{Level: boundary.Sealed}},
+		"a token that knows RSA only": {memory: backendtest.MemoryOptions{Without: []string{boundary.ECDHES, boundary.PS256}},
+			suite: backendtest.Options{Without: []string{boundary.ECDHES, boundary.PS256}}},
 		"a KMS": {memory: backendtest.MemoryOptions{Adopts: true, DestroyDelay: time.Hour},
 			suite: backendtest.Options{Waits: true}},
 	} {

@@ -97,6 +97,35 @@ func newAES(t testing.TB, key []byte) cipher.Block {
 	return block
 }
 
+// concatKDF is RFC 7518 §4.6.2.
+func concatKDF(z []byte, algorithmID string, apu, apv []byte, size int) []byte {
+	var info []byte
+	for _, part := range [][]byte{[]byte(algorithmID), apu, apv} {
+		info = append(binary.BigEndian.AppendUint32(info, uint32(len(part))), part...)
+	}
+	info = binary.BigEndian.AppendUint32(info, uint32(8*size))
+	var key []byte
+	for round := uint32(1); len(key) < size; round++ {
+		digest := sha256.Sum256(slices.Concat(binary.BigEndian.AppendUint32(nil, round), z, info))
+		key = append(key, digest[:]...)
+	}
+	return key[:size]
+}
+
+// keyWrap is RFC 3394 §2.2.1.
+func keyWrap(t testing.TB, kek, cek []byte) []byte {
+	t.Helper()
+	block := newAES(t, kek)
+	a, r := slices.Repeat([]byte{0xA6}, 8), slices.Clone(cek)
+	for step := uint64(1); step <= uint64(6*len(cek)/8); step++ {
+		b := append(slices.Clone(a), r[:8]...)
+		block.Encrypt(b, b)
+		binary.BigEndian.PutUint64(a, binary.BigEndian.Uint64(b[:8])^step)
+		r = append(r[8:], b[8:]...)
+	}
+	return append(a, r...)
+}
+
 func random(n int) []byte {
 	b := make([]byte, n)
 	rand.Read(b)
@@ -106,7 +135,7 @@ func random(n int) []byte {
 // clone copies an envelope deeply, so that one byte of it can be changed.
 func clone(env *boundary.Envelope) *boundary.Envelope {
 	c := *env
-	for _, part := range []*[]byte{&c.EncryptedKey, &c.IV, &c.Ciphertext, &c.Tag, &c.AAD} {
+	for _, part := range []*[]byte{&c.EncryptedKey, &c.APU, &c.APV, &c.IV, &c.Ciphertext, &c.Tag, &c.AAD} {
 		*part = slices.Clone(*part)
 	}
 	return &c
