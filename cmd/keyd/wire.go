@@ -289,6 +289,7 @@ func startError(err error) error {
 	}{
 		{hsm.ErrPINLocked, "have the token's security officer reset the PIN", exitConfig}, // before ErrPINRefused, which it is too
 		{hsm.ErrPINRefused, "put the right PIN where the config's pin points; a changed PIN is tried again", exitConfig},
+		{rotation.ErrBoundary, "use another token or backend for the key, or another floor: min_boundary in the config is the level it must reach", exitConfig},
 		{boundary.ErrUnsupported, "use a token that can do it; min_boundary in the config is the level it must reach", exitConfig},
 		{errHomeless, "name it in the config until keyd status shows its versions as destroyed; type: lost if its device is gone for good", exitConfig},
 		{registry.ErrNewerSchema, "install the newer keyd; nothing was changed", exitConfig},
