@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"reflect"
@@ -47,16 +49,23 @@ func (d *keyd) openToken(ctx context.Context, name string, b backendConfig) (rot
 }
 
 func (d *keyd) openKMS(ctx context.Context, name string, b backendConfig) (rotation.Backend, error) {
-	policy, err := b.KMS.policy()
+	cfg, err := b.KMS.settings(name, d.cfg.Instance)
 	if err != nil {
 		return nil, err
 	}
-	return kms.Open(ctx, kms.Config{
-		Name: name, Instance: d.cfg.Instance, Region: b.KMS.Region, Endpoint: b.KMS.Endpoint, Profile: b.KMS.Profile,
-		FIPS: b.KMS.FIPS, DeletionWindowDays: b.KMS.DeletionWindowDays, MultiRegion: b.KMS.MultiRegion,
-		Policy: policy, Tags: b.KMS.Tags, Timeout: time.Duration(b.KMS.Timeout), Concurrency: b.KMS.Concurrency,
-		Logger: d.part("kms"), Observe: d.metrics.Token(name),
-	})
+	cfg.Logger, cfg.Observe = d.part("kms"), d.metrics.Token(name)
+	return kms.Open(ctx, cfg)
+}
+
+// settings are what the kms package makes of it, but for logs and metrics.
+func (c kmsConfig) settings(name, instance string) (kms.Config, error) {
+	policy, err := c.policy()
+	return kms.Config{
+		Name: name, Instance: instance, Region: c.Region, Endpoint: c.Endpoint, Profile: c.Profile, FIPS: c.FIPS,
+		DeletionWindowDays: c.DeletionWindowDays, MultiRegion: c.MultiRegion, CustomKeyStore: c.CustomKeyStore,
+		Policy: policy, Tags: c.Tags, Timeout: time.Duration(c.Timeout), Concurrency: c.Concurrency,
+		Budget: kms.Budget(c.Budget), Logger: slog.New(slog.DiscardHandler),
+	}, err
 }
 
 // policy reads the key policy; none is KMS's default.
@@ -78,7 +87,7 @@ func (p *problems) backend(path, name string, b backendConfig) {
 	case typePKCS11:
 		p.token(path, b)
 	case typeKMS:
-		p.kms(path, b)
+		p.kms(path, name, b)
 	case typeLost: // its settings may stay: they may be of use again
 	default:
 		p.add(path+".type", "%q: want %s, %s or %s", b.Type, typePKCS11, typeKMS, typeLost)
@@ -104,19 +113,19 @@ func (p *problems) token(path string, b backendConfig) {
 	}
 }
 
-func (p *problems) kms(path string, b backendConfig) {
+func (p *problems) kms(path, name string, b backendConfig) {
 	if b.Module != "" || b.TokenLabel != "" || b.TokenSerial != "" || b.PIN != "" || b.InitArgs != "" {
 		p.add(path, "module, token_label, token_serial, pin and init_args are for a backend of type pkcs11")
 	}
 	if b.MinBoundary != "" && !boundary.Unwrap.AtLeast(boundary.Level(b.MinBoundary)) {
 		p.add(path+".min_boundary", "AWS KMS reaches unwrap, never %s", b.MinBoundary)
 	}
-	if b.KMS.Region == "" {
-		p.add(path+".kms.region", "is missing")
-	}
-	if days := b.KMS.DeletionWindowDays; days != 0 {
-		p.between(path+".kms.deletion_window_days", days, 7, 30)
-	}
-	_, err := b.KMS.policy()
+	cfg, err := b.KMS.settings(name, "any")
 	p.check(path+".kms.policy_file", err)
+	var all interface{ Unwrap() []error }
+	if err := cfg.Validate(); errors.As(err, &all) {
+		for _, err := range all.Unwrap() {
+			p.check(path+".kms", err)
+		}
+	}
 }

@@ -120,8 +120,21 @@ type kmsConfig struct {
 	Tags       map[string]string `yaml:"tags"`
 	// Timeout bounds one call with its retries.
 	Timeout registry.Duration `yaml:"timeout"`
-	// Concurrency is how many Decrypt calls may be under way at once.
+	// Concurrency is how many envelopes and signatures may be under way at once.
 	Concurrency int `yaml:"concurrency"`
+	// Budget is how many requests a second keyd allows itself.
+	Budget kmsBudget `yaml:"budget"`
+	// CustomKeyStore cannot be used: AWS makes no RSA or EC key in one.
+	CustomKeyStore string `yaml:"custom_key_store"`
+}
+
+// kmsBudget is requests a second by family; 0 is 80 % of AWS's quota.
+type kmsBudget struct {
+	RSA    float64 `yaml:"rsa"`    // Decrypt and Sign with RSA keys
+	ECC    float64 `yaml:"ecc"`    // DeriveSharedSecret
+	Look   float64 `yaml:"look"`   // DescribeKey, GetPublicKey, ListResourceTags
+	List   float64 `yaml:"list"`   // ListKeys, ListAliases
+	Change float64 `yaml:"change"` // making, naming, disabling and deleting keys
 }
 
 type partnerConfig struct {

@@ -6,13 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"time"
-
-	"keyd/internal/kms/kmstest"
 )
 
 // run serves until ctx ends. addr-file holds the URL while it does.
@@ -50,8 +47,7 @@ func serve(ctx context.Context, address, addrFile, region string, stdout io.Writ
 	if _, err := fmt.Fprintln(stdout, "listening on", url); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	server := &http.Server{ReadHeaderTimeout: 10 * time.Second,
-		Handler: kmstest.New(kmstest.Options{Region: region, Logger: slog.New(slog.DiscardHandler)})}
+	server := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: handler(region)}
 	go func() {
 		<-ctx.Done()
 		_ = server.Close() // it holds nothing that would be lost

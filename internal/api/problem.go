@@ -156,7 +156,7 @@ func kindOf(err error) kind {
 	return internal
 }
 
-// retryAfter is what an error of a partner may say.
+// retryAfter is what an error of a partner or of a busy backend may say.
 type retryAfter interface{ RetryAfter() time.Duration }
 
 // problem is an error as it is answered (RFC 9457).
@@ -171,7 +171,7 @@ func problem(err error, requestID string) (p client.Problem, after time.Duration
 	if asked, ok := errors.AsType[interface {
 		error
 		retryAfter
-	}](err); ok && k.code == "partner_error" {
+	}](err); ok && (k.code == "partner_error" || k.code == "backend_busy") {
 		after = asked.RetryAfter()
 	}
 	return p, after

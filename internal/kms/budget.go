@@ -7,39 +7,76 @@ import (
 	"time"
 )
 
-// Budget is how many requests a second keyd allows itself. KMS counts them for
-// the whole account and Region, so what keyd takes others do not get; past the
-// quota everybody is throttled.
+// Budget is how many requests a second keyd allows itself, by what they are
+// for. KMS counts them for the whole account and Region, so what keyd takes
+// others do not get, and past a quota everybody is throttled. Each default is
+// 80 % of what AWS documents for the operation of the family that may be asked
+// for least ("Request quotas" in the KMS developer guide).
 type Budget struct {
-	Decrypt float64 // 0 is 800; AWS's quota is 1,000 for RSA keys
-	Read    float64 // looking at keys, aliases and tags; 0 is 100
-	Change  float64 // making, naming and deleting keys; 0 is 4; AWS's smallest such quota is 5
+	RSA    float64 // Decrypt and Sign with RSA keys; quota 1,000, default 800
+	ECC    float64 // DeriveSharedSecret; quota 1,000, default 800
+	Look   float64 // DescribeKey, GetPublicKey, ListResourceTags; quota 2,000, default 1,600
+	List   float64 // ListKeys, ListAliases; quota 500, default 400
+	Change float64 // making, naming, disabling and deleting keys; quota 5, default 4
 }
 
 // family is a kind of request, with a budget of its own.
 type family int
 
 const (
-	decrypting family = iota
-	reading
+	withRSA family = iota
+	withECC
+	looking
+	listing
 	changing
 )
 
-func (b *Budget) complete() error {
-	for _, rate := range []float64{b.Decrypt, b.Read, b.Change} {
-		if !(rate >= 0 && rate <= 1e6) { // a NaN is neither
-			return fmt.Errorf("budget of %v requests a second: want 0 (the default) to 1000000", rate)
-		}
+// patience is how long a request waits for its turn before it is refused with
+// a time to come back. Somebody waits for the answer of an envelope or a
+// signature; all else may wait for as long as a call may take.
+func (f family) patience(call time.Duration) time.Duration {
+	if f == withRSA || f == withECC {
+		return min(patience, call)
 	}
-	b.Decrypt, b.Read, b.Change = orDefault(b.Decrypt, 800), orDefault(b.Read, 100), orDefault(b.Change, 4)
+	return call
+}
+
+const patience = 500 * time.Millisecond
+
+// rates gives each family's place in the budget, and its default.
+func (b *Budget) rates() map[family]struct {
+	rate  *float64
+	usual float64
+} {
+	type entry = struct {
+		rate  *float64
+		usual float64
+	}
+	return map[family]entry{withRSA: {&b.RSA, 800}, withECC: {&b.ECC, 800}, looking: {&b.Look, 1600},
+		listing: {&b.List, 400}, changing: {&b.Change, 4}}
+}
+
+func (b *Budget) complete() error {
+	for _, e := range b.rates() {
+		if !(*e.rate >= 0 && *e.rate <= 1e6) { // a NaN is neither
+			return fmt.Errorf("budget of %v requests a second: want 0 (the default) to 1000000", *e.rate)
+		}
+		*e.rate = orDefault(*e.rate, e.usual)
+	}
 	return nil
 }
 
 func (b *Budget) limiters() map[family]*limiter {
-	return map[family]*limiter{decrypting: newLimiter(b.Decrypt), reading: newLimiter(b.Read), changing: newLimiter(b.Change)}
+	all := map[family]*limiter{}
+	for f, e := range b.rates() {
+		all[f] = newLimiter(*e.rate)
+	}
+	return all
 }
 
-// limiter is a token bucket. Below zero, its tokens are those who wait.
+// limiter is a token bucket. Below zero, its tokens are those who wait. Burst
+// and rate together are one and a quarter of the rate: with the defaults, what
+// AWS allows in any one second.
 type limiter struct {
 	rate, burst float64 // tokens a second, and at most
 

@@ -12,11 +12,6 @@ import (
 	"keyd/internal/boundary"
 )
 
-// patience is how long a Decrypt waits for its turn before it is refused with
-// a time to come back: somebody's request hangs on it. All else may wait for
-// as long as a call may take.
-const patience = 500 * time.Millisecond
-
 // method is one of the client's operations.
 type method[In, Out any] func(context.Context, *In, ...func(*kms.Options)) (*Out, error)
 
@@ -28,16 +23,13 @@ func call[In, Out any](ctx context.Context, b *Backend, f family, op string, do 
 	}
 	limited, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	asked := time.Now()
-	wait := b.cfg.Timeout
-	if f == decrypting {
-		wait = patience
-	}
-	err := b.budgets[f].turn(limited, wait)
+	asked, budget := time.Now(), b.budgets[f]
+	err := budget.turn(limited, f.patience(b.cfg.Timeout))
 	sent := time.Now()
 	var out *Out
 	if err == nil {
-		out, err = do(limited, in, options...)
+		within := func(o *kms.Options) { o.Retryer = &retries{RetryerV2: b.retryer, budget: budget} }
+		out, err = do(limited, in, append([]func(*kms.Options){within}, options...)...)
 		if err != nil {
 			err = explain(ctx, err)
 		}
@@ -76,7 +68,7 @@ func (b *Backend) checkHandle(handle string) error {
 
 // describe reads what KMS says of a key, by id, ARN or alias.
 func (b *Backend) describe(ctx context.Context, id string) (*types.KeyMetadata, error) {
-	out, err := call(ctx, b, reading, "DescribeKey", b.client.DescribeKey, &kms.DescribeKeyInput{KeyId: &id})
+	out, err := call(ctx, b, looking, "DescribeKey", b.client.DescribeKey, &kms.DescribeKeyInput{KeyId: &id})
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +103,7 @@ func (b *Backend) clarify(ctx context.Context, id string, err error) error {
 func (b *Backend) tags(ctx context.Context, id string) (map[string]string, error) {
 	tags := map[string]string{}
 	for marker, more := (*string)(nil), true; more; {
-		out, err := call(ctx, b, reading, "ListResourceTags", b.client.ListResourceTags, &kms.ListResourceTagsInput{KeyId: &id, Marker: marker})
+		out, err := call(ctx, b, looking, "ListResourceTags", b.client.ListResourceTags, &kms.ListResourceTagsInput{KeyId: &id, Marker: marker})
 		if err != nil {
 			return nil, err
 		}
@@ -128,7 +120,7 @@ func (b *Backend) aliases(ctx context.Context, id *string) ([]types.AliasListEnt
 	var all []types.AliasListEntry
 	size := int32(100)
 	for marker, more := (*string)(nil), true; more; {
-		out, err := call(ctx, b, reading, "ListAliases", b.client.ListAliases, &kms.ListAliasesInput{KeyId: id, Limit: &size, Marker: marker})
+		out, err := call(ctx, b, listing, "ListAliases", b.client.ListAliases, &kms.ListAliasesInput{KeyId: id, Limit: &size, Marker: marker})
 		if err != nil {
 			return nil, err
 		}

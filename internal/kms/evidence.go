@@ -61,7 +61,7 @@ const fresh = 30 * time.Second
 func (b *Backend) Health(ctx context.Context) boundary.Health {
 	h := boundary.Health{Backend: b.cfg.Name, Kind: "kms", Levels: map[string]boundary.Level{boundary.RSAOAEP256: boundary.Unwrap}, Sessions: cap(b.slots), InUse: len(b.slots)}
 	if since := time.Since(time.Unix(0, b.well.Load())); since < 0 || since > fresh {
-		out, err := call(ctx, b, reading, "ListAliases", b.client.ListAliases, &kms.ListAliasesInput{Limit: aws.Int32(1)})
+		out, err := call(ctx, b, listing, "ListAliases", b.client.ListAliases, &kms.ListAliasesInput{Limit: aws.Int32(1)})
 		switch {
 		case err != nil:
 			h.Err = err.Error()

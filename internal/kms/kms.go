@@ -53,12 +53,14 @@ type Config struct {
 	// MultiRegion makes keys that can be replicated to other Regions. Their
 	// material can then leave this one.
 	MultiRegion bool
-	Policy      string            // key policy of new keys, JSON; empty is KMS's default, which leaves it to IAM
-	Tags        map[string]string // on new keys, besides keyd's own
-	Timeout     time.Duration     // of one call with its retries; 0 is 10 s
-	Concurrency int               // Decrypt calls under way at once; 0 is 64
-	Budget      Budget            // requests a second
-	Logger      *slog.Logger
+	// CustomKeyStore is refused: AWS makes no RSA or EC key in one.
+	CustomKeyStore string
+	Policy         string            // key policy of new keys, JSON; empty is KMS's default, which leaves it to IAM
+	Tags           map[string]string // on new keys, besides keyd's own
+	Timeout        time.Duration     // of one call with its retries; 0 is 10 s
+	Concurrency    int               // Decrypt calls under way at once; 0 is 64
+	Budget         Budget            // requests a second
+	Logger         *slog.Logger
 	// Observe, if set, is told of every call: KMS's name for it, how long it
 	// waited for its turn, how long KMS took with retries, and how it ended.
 	Observe func(op string, wait, inside time.Duration, err error)
@@ -99,6 +101,8 @@ func (c *Config) complete() error {
 	check(c.Endpoint == "" || secure(c.Endpoint), "endpoint %q: want https://, or http:// to a loopback address", c.Endpoint)
 	check(c.Endpoint == "" || !c.FIPS, "an endpoint and FIPS exclude each other: name the FIPS endpoint")
 	check(c.DeletionWindowDays >= 7 && c.DeletionWindowDays <= 30, "deletion window of %d days: KMS has 7 to 30", c.DeletionWindowDays)
+	check(c.CustomKeyStore == "", "custom key store %q: AWS KMS makes symmetric keys only in one (CreateKey, CustomKeyStoreId); "+
+		"for keys in your CloudHSM cluster use a backend of type pkcs11 with the cluster's own library", c.CustomKeyStore)
 	check(c.Policy == "" || len(c.Policy) <= maxPolicy && json.Valid([]byte(c.Policy)), "the key policy is not JSON, or above %d bytes", maxPolicy)
 	for name, value := range c.Tags {
 		check(name != "" && len(name) <= 128 && len(value) <= 256, "tag %q: its name or value is empty or too long", name)
@@ -109,6 +113,10 @@ func (c *Config) complete() error {
 	check(c.Logger != nil, "no logger")
 	return errors.Join(append(errs, c.Budget.complete())...)
 }
+
+// Validate reports everything about a config that cannot work, without asking
+// AWS.
+func (c Config) Validate() error { return c.complete() }
 
 func orDefault[T comparable](v, usual T) T {
 	if v == *new(T) {
@@ -135,6 +143,7 @@ type Backend struct {
 	client  *kms.Client
 	prefix  string // of the aliases of this instance's keys
 	budgets map[family]*limiter
+	retryer aws.RetryerV2
 	slots   chan struct{} // one for each Decrypt under way
 
 	well    atomic.Int64           // Unix nanoseconds of the last call that KMS answered; 0 after one it did not
@@ -162,8 +171,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, fmt.Errorf("opening AWS KMS: reading AWS's configuration: %w", err)
 	}
 	// Not NewFromConfig: that takes an endpoint from the environment.
-	settings := kms.Options{Region: cfg.Region, HTTPClient: loaded.HTTPClient, Credentials: credentials{loaded.Credentials},
-		Retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = 2 * time.Second })}
+	settings := kms.Options{Region: cfg.Region, HTTPClient: loaded.HTTPClient, Credentials: credentials{loaded.Credentials}}
 	if cfg.HTTPClient != nil {
 		settings.HTTPClient = cfg.HTTPClient
 	}
@@ -174,7 +182,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		settings.EndpointOptions.UseFIPSEndpoint = aws.FIPSEndpointStateEnabled
 	}
 	return &Backend{cfg: cfg, client: kms.New(settings), prefix: "alias/keyd/" + cfg.Instance + "/", budgets: cfg.Budget.limiters(),
-		slots: make(chan struct{}, cfg.Concurrency), made: map[string]string{}, theirs: map[string]time.Time{}}, nil
+		retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = 2 * time.Second }),
+		slots:   make(chan struct{}, cfg.Concurrency), made: map[string]string{}, theirs: map[string]time.Time{}}, nil
 }
 
 // credentials tells a failure to get credentials from a failure of KMS.

@@ -61,7 +61,7 @@ func opened(plaintext []byte, took time.Duration, err error) (*boundary.Opened, 
 // unwrap decrypts a content key. ok is 0 where KMS says that it is none (RFC
 // 7516 §11.5): the caller goes on to the tag all the same.
 func (b *Backend) unwrap(ctx context.Context, handle string, wrapped []byte) (cek []byte, ok int, err error) {
-	out, err := call(ctx, b, decrypting, "Decrypt", b.client.Decrypt,
+	out, err := call(ctx, b, withRSA, "Decrypt", b.client.Decrypt,
 		&kms.DecryptInput{KeyId: &handle, CiphertextBlob: wrapped, EncryptionAlgorithm: oaep256})
 	if _, invalid := errors.AsType[*types.InvalidCiphertextException](err); invalid {
 		return nil, 0, nil
@@ -108,7 +108,7 @@ func (b *Backend) Public(ctx context.Context, handle string) (crypto.PublicKey, 
 
 // public reads the public half of a key that decrypts with RSA-OAEP-256.
 func (b *Backend) public(ctx context.Context, id string) (*rsa.PublicKey, *kms.GetPublicKeyOutput, error) {
-	out, err := call(ctx, b, reading, "GetPublicKey", b.client.GetPublicKey, &kms.GetPublicKeyInput{KeyId: &id})
+	out, err := call(ctx, b, looking, "GetPublicKey", b.client.GetPublicKey, &kms.GetPublicKeyInput{KeyId: &id})
 	if err != nil {
 		return nil, nil, b.clarify(ctx, id, err)
 	}

@@ -106,7 +106,7 @@ func TestAnOperatorsDisabledKeyIsNotGone(t *testing.T) {
 func TestABudgetRefusesAtOnceWhatWouldWaitTooLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := kmstest.New(kmstest.Options{})
-		b := open(t, s, func(c *kms.Config) { c.Budget.Decrypt = 4 })
+		b := open(t, s, func(c *kms.Config) { c.Budget.RSA = 4 })
 		g := generate(t, b, spec())
 		env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
 		start := time.Now()
@@ -144,6 +144,51 @@ func TestABudgetRefusesAtOnceWhatWouldWaitTooLong(t *testing.T) {
 			t.Errorf("a caller in a hurry: %v, want boundary.ErrBusy and no request", err)
 		}
 	})
+}
+
+// A retry is a request that KMS counts.
+func TestRetriesAreWithinTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kmstest.New(kmstest.Options{})
+		b := open(t, s, func(c *kms.Config) { c.Budget.RSA = 0.5 }) // one in two seconds
+		g := generate(t, b, spec())
+		env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
+		s.Inject(kmstest.Fault{Op: "Decrypt", Code: "KMSInternalException"})
+		start := time.Now()
+		if _, err := b.Open(t.Context(), g.Handle, env); err != nil || time.Since(start) != 2*time.Second {
+			t.Errorf("Open: %v after %s, want the second try after 2s", err, time.Since(start))
+		}
+	})
+}
+
+func TestNoRetryOutlivesItsCaller(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code string
+		want error
+	}{
+		"throttled": {"ThrottlingException", boundary.ErrBusy},
+		"down":      {"KMSInternalException", boundary.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := kmstest.New(kmstest.Options{})
+				b := open(t, s, func(c *kms.Config) { c.Budget.RSA = 0.5 })
+				g := generate(t, b, spec())
+				env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
+				s.Inject(kmstest.Fault{Op: "Decrypt", Code: tt.code, Times: 9})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				start := time.Now()
+				_, err := b.Open(ctx, g.Handle, env)
+				if !errors.Is(err, tt.want) || errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 0 {
+					t.Errorf("Open: %v after %s, want what KMS said, at once", err, time.Since(start))
+				}
+				if s.Calls("Decrypt") != 1 {
+					t.Errorf("%d requests, want one", s.Calls("Decrypt"))
+				}
+			})
+		})
+	}
 }
 
 func TestNoMoreCallsAreUnderWayThanConfigured(t *testing.T) {
@@ -249,9 +294,9 @@ func TestEveryCallIsObservedAndNoSecretIsLogged(t *testing.T) {
 
 func TestOpenChecksItsConfigWhole(t *testing.T) {
 	_, err := kms.Open(t.Context(), kms.Config{Endpoint: "http://kms.example", FIPS: true, DeletionWindowDays: 3, Policy: "{", Timeout: -1,
-		Concurrency: -1, Tags: map[string]string{"keyd:kid": "x", "": "y"}, Budget: kms.Budget{Decrypt: -1}})
+		Concurrency: -1, Tags: map[string]string{"keyd:kid": "x", "": "y"}, Budget: kms.Budget{ECC: -1}, CustomKeyStore: "cks-1"})
 	for _, want := range []string{"no name", "instance", "region", "https://", "FIPS", "deletion window", "key policy", "timeout", "concurrency",
-		"reserved", "too long", "budget", "no logger"} {
+		"reserved", "too long", "budget", "custom key store", "no logger"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not speak of %q", err, want)
 		}

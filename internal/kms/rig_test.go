@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 // config is a backend on a simulator, with a budget that does not show.
 func config(t *testing.T, s *kmstest.Server) kms.Config {
 	return kms.Config{Name: "aws", Instance: "test", Region: "us-east-1", HTTPClient: &http.Client{Transport: s.Transport()},
-		Budget: kms.Budget{Decrypt: 1e5, Read: 1e5, Change: 1e5}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+		Budget: kms.Budget{RSA: 1e5, ECC: 1e5, Look: 1e5, List: 1e5, Change: 1e5}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
 }
 
 func open(t *testing.T, s *kmstest.Server, change ...func(*kms.Config)) *kms.Backend {

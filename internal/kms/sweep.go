@@ -94,7 +94,7 @@ func (b *Backend) strays(ctx context.Context, aliases []types.AliasListEntry) ([
 func (b *Backend) keys(ctx context.Context) ([]types.KeyListEntry, error) {
 	var all []types.KeyListEntry
 	for marker, more := (*string)(nil), true; more; {
-		out, err := call(ctx, b, reading, "ListKeys", b.client.ListKeys, &kms.ListKeysInput{Limit: aws.Int32(1000), Marker: marker})
+		out, err := call(ctx, b, listing, "ListKeys", b.client.ListKeys, &kms.ListKeysInput{Limit: aws.Int32(1000), Marker: marker})
 		if err != nil {
 			return nil, err
 		}
