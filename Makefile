@@ -12,7 +12,7 @@ help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/keyd and the simulators
-	$(GO) build -trimpath -o bin/ ./cmd/...
+	$(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
 
 demo: softhsm build ## the main job from nothing, shown step by step
 	@./demo/run.sh

@@ -20,18 +20,51 @@ func checkSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 		if err != nil {
 			return &hintError{error: err, hint: "every setting is described in packaging/keyd.yaml", code: exitConfig}
 		}
+		warnings := cfg.warnings()
 		if *asJSON {
-			return printJSON(t.out, map[string]any{"ok": true, "config": *path,
+			return printJSON(t.out, map[string]any{"ok": true, "config": *path, "warnings": warnings,
 				"backends": slices.Sorted(maps.Keys(cfg.Backends)),
 				"partners": slices.Sorted(maps.Keys(cfg.Partners)), "keys": slices.Sorted(maps.Keys(cfg.Keys))})
 		}
-		fmt.Fprintf(t.out, "%s is usable: %d backends, %d partners, %d keys\n", *path, len(cfg.Backends), len(cfg.Partners), len(cfg.Keys))
+		fmt.Fprintf(t.out, "%s is usable: %s, %s, %s\n", *path,
+			count(len(cfg.Backends), "backend"), count(len(cfg.Partners), "partner"), count(len(cfg.Keys), "key"))
 		rows := [][]string{{"KEY", "PARTNER", "BACKEND", "ROTATES (UTC)", "VALID FOR", "DRAINS FOR"}}
 		for _, name := range slices.Sorted(maps.Keys(cfg.Keys)) {
 			k := cfg.Keys[name]
 			rows = append(rows, []string{name, k.Partner, k.Backend, k.Rotate, k.ValidFor.String(), k.DrainFor.String()})
 		}
 		table(t.out, rows)
+		for _, w := range warnings {
+			fmt.Fprintln(t.out, "warning:", w)
+		}
 		return nil
 	}
+}
+
+// warnings are what works and is probably not meant.
+func (c *config) warnings() []string {
+	warnings := []string{}
+	if len(c.Roles.Operator.Users)+len(c.Roles.Operator.Groups) == 0 {
+		warnings = append(warnings, "roles.operator names nobody: nobody may rotate, compromise or destroy a key")
+	}
+	served := map[string]bool{}
+	for _, client := range c.Roles.Clients {
+		served[client.Partner] = served[client.Partner] || len(client.Users)+len(client.Groups) > 0
+	}
+	for name := range c.Partners {
+		if !served[name] && !served["*"] {
+			warnings = append(warnings, fmt.Sprintf("roles.clients names nobody for partner %s: no backend may encrypt or decrypt", name))
+		}
+	}
+	keyed := map[string]bool{}
+	for _, k := range c.Keys {
+		keyed[k.Backend] = true
+	}
+	for name := range c.Backends {
+		if !keyed[name] && c.Backends[name].Type != typeLost {
+			warnings = append(warnings, fmt.Sprintf("backend %s is opened at start and no key of the config is in it", name))
+		}
+	}
+	slices.Sort(warnings)
+	return warnings
 }

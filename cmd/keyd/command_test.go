@@ -97,6 +97,19 @@ func TestFlagsMayFollowArguments(t *testing.T) {
 	}
 }
 
+func TestEveryFlagThatIsMissingIsNamed(t *testing.T) {
+	for want, args := range map[string][]string{
+		"missing: --find, --kid, --valid-till": {"keys", "adopt", "k"},
+		"missing: --kid":                       {"keys", "adopt", "k", "--find", "x", "--valid-till", "2027-01-01T00:00:00Z"},
+		"missing: --backend, --partner":        {"keys", "create", "k"},
+	} {
+		code, _, stderr := invoke(t, append(args, "--socket", t.TempDir()+"/x")...)
+		if code != exitFailed || !strings.Contains(stderr, want+"\n") {
+			t.Errorf("keyd %v: exit %d, %q, want %q", args, code, stderr, want)
+		}
+	}
+}
+
 func TestAFullDiskUnderARedirectionIsAFailure(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {

@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"keyd/client"
@@ -47,6 +51,28 @@ func adminFlag(fs *flag.FlagSet) *string {
 
 func configFlag(fs *flag.FlagSet) *string {
 	return fs.String("config", defaultConfig, "the config `FILE`")
+}
+
+// needed reports every flag that was left out and must not be.
+func needed(flags map[string]string) error {
+	var missing []string
+	for _, name := range slices.Sorted(maps.Keys(flags)) {
+		if strings.TrimSpace(flags[name]) == "" {
+			missing = append(missing, "--"+name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return hint(fmt.Errorf("missing: %s", strings.Join(missing, ", ")), "--help says what they are for")
+}
+
+// count is a number with its noun.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // printJSON writes one indented document.

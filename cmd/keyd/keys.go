@@ -92,6 +92,9 @@ func keysCreate(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 	fs.StringVar(&body.Policy.MinBoundary, "min-boundary", "", "lowest boundary `LEVEL` allowed")
 	fs.StringVar(&body.Policy.First, "first", "make", "make the first version, or wait to `adopt` one")
 	return func(ctx context.Context, t terminal, args []string) error {
+		if err := needed(map[string]string{"partner": body.Partner, "backend": body.Backend}); err != nil {
+			return err
+		}
 		body.Name = args[0]
 		return change.run(ctx, t, func(c *client.Client) (*client.Change, error) {
 			return c.CreateKey(ctx, body, change.dryRun)
@@ -118,7 +121,10 @@ func keysAdopt(fs *flag.FlagSet) func(context.Context, terminal, []string) error
 	fs.StringVar(&till, "valid-till", "", "validTill as told to the partner, RFC 3339 `TIME`")
 	fs.BoolVar(&body.Told, "told", false, "the partner has it already: do not upload it")
 	return func(ctx context.Context, t terminal, args []string) error {
-		var err error
+		err := needed(map[string]string{"kid": body.KID, "find": body.Find, "valid-till": till})
+		if err != nil {
+			return err
+		}
 		if body.ValidTill, err = time.Parse(time.RFC3339, till); err != nil {
 			return fmt.Errorf("--valid-till %q: want a time such as 2027-03-01T00:00:00Z", till)
 		}
