@@ -56,7 +56,8 @@ func TestGenerateRunAgainAdoptsWhatTheFirstRunMade(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					s := kmstest.New(kmstest.Options{})
 					b, sp := open(t, s), spec()
-					fault.Op, fault.Times = op, 3 // as often as the SDK tries
+					sp.Material = materials[len(op)%len(materials)] // which does not matter
+					fault.Op, fault.Times = op, 3                   // as often as the SDK tries
 					s.Inject(fault)
 					if _, err := b.Generate(t.Context(), sp); !errors.Is(err, boundary.ErrUnavailable) {
 						t.Errorf("%+v: Generate: %v, want boundary.ErrUnavailable", fault, err)
@@ -72,6 +73,26 @@ func TestGenerateRunAgainAdoptsWhatTheFirstRunMade(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// What a kid's key was made as, it stays.
+func TestGenerateAdoptsNoKeyOfAnotherKind(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	b, sp := open(t, s), spec()
+	generate(t, b, sp)
+	for _, other := range append(materials, boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 3072}) {
+		if other == sp.Material {
+			continue
+		}
+		sp := sp
+		sp.Material = other
+		if g, err := b.Generate(t.Context(), sp); err == nil {
+			t.Errorf("%+v: Generate = %+v, want an error", other, g)
+		}
+	}
+	if len(s.Keys()) != 1 {
+		t.Errorf("there stand %+v", s.Keys())
 	}
 }
 
@@ -214,8 +235,8 @@ func TestAForeignKeyIsFoundToBeAdopted(t *testing.T) {
 	if all, err := b.List(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("List = %+v, %v, want nothing: the key is not keyd's", all, err)
 	}
-	request(t, s, "CreateKey", map[string]any{"KeySpec": "RSA_2048", "KeyUsage": "SIGN_VERIFY"})
+	request(t, s, "CreateKey", map[string]any{"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"})
 	if _, err := b.Find(t.Context(), s.Keys()[1].ARN); !errors.Is(err, kms.ErrUsage) || !errors.Is(err, boundary.ErrUnsupported) {
-		t.Errorf("a key that signs: Find: %v, want ErrUsage", err)
+		t.Errorf("a key that signs with ECDSA: Find: %v, want ErrUsage", err)
 	}
 }

@@ -2,7 +2,7 @@ package kms
 
 import (
 	"context"
-	"slices"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -14,19 +14,16 @@ import (
 	"keyd/internal/boundary"
 )
 
-// decrypts reports whether a key opens RSA-OAEP-256.
-func decrypts(usage types.KeyUsageType, algorithms []types.EncryptionAlgorithmSpec) bool {
-	return usage == types.KeyUsageTypeEncryptDecrypt && slices.Contains(algorithms, oaep256)
-}
-
 // evidence is what KMS says of a key. There is no attribute for "the private
 // key cannot be read": KMS has no operation that returns one.
 func (b *Backend) evidence(key *types.KeyMetadata) boundary.Evidence {
-	e := boundary.Evidence{At: time.Now().UTC(), Backend: "kms", Device: b.device(), Mechanism: string(key.KeySpec), Level: boundary.Unwrap,
-		Attributes: map[string]string{
-			"Arn": deref(key.Arn), "KeySpec": string(key.KeySpec), "KeyUsage": string(key.KeyUsage), "KeyState": string(key.KeyState),
-			"EncryptionAlgorithms": join(key.EncryptionAlgorithms), "Origin": string(key.Origin), "KeyManager": string(key.KeyManager),
-			"MultiRegion": strconv.FormatBool(aws.ToBool(key.MultiRegion)), "Description": deref(key.Description)}}
+	can := abilityOf(key)
+	e := boundary.Evidence{At: time.Now().UTC(), Backend: "kms", Device: b.device(), Mechanism: string(key.KeySpec),
+		Level: levels[can.algorithm()], Attributes: can.attributes()}
+	maps.Copy(e.Attributes, map[string]string{
+		"Arn": deref(key.Arn), "KeySpec": string(key.KeySpec), "KeyState": string(key.KeyState),
+		"Origin": string(key.Origin), "KeyManager": string(key.KeyManager),
+		"MultiRegion": strconv.FormatBool(aws.ToBool(key.MultiRegion)), "Description": deref(key.Description)})
 	if key.CreationDate != nil {
 		e.Attributes["CreationDate"] = key.CreationDate.UTC().Format(time.RFC3339)
 	}
@@ -45,21 +42,13 @@ func (b *Backend) evidence(key *types.KeyMetadata) boundary.Evidence {
 	return e
 }
 
-func join(algorithms []types.EncryptionAlgorithmSpec) string {
-	var names []string
-	for _, a := range algorithms {
-		names = append(names, string(a))
-	}
-	return strings.Join(names, " ")
-}
-
 // fresh is how long KMS counts as well after it answered. A health check that
 // asked each time would cost more than the keys.
 const fresh = 30 * time.Second
 
 // Health says whether KMS answers.
 func (b *Backend) Health(ctx context.Context) boundary.Health {
-	h := boundary.Health{Backend: b.cfg.Name, Kind: "kms", Levels: map[string]boundary.Level{boundary.RSAOAEP256: boundary.Unwrap}, Sessions: cap(b.slots), InUse: len(b.slots)}
+	h := boundary.Health{Backend: b.cfg.Name, Kind: "kms", Levels: maps.Clone(levels), Sessions: cap(b.slots), InUse: len(b.slots)}
 	if since := time.Since(time.Unix(0, b.well.Load())); since < 0 || since > fresh {
 		out, err := call(ctx, b, listing, "ListAliases", b.client.ListAliases, &kms.ListAliasesInput{Limit: aws.Int32(1)})
 		switch {

@@ -148,9 +148,9 @@ func (b *Backend) look(ctx context.Context, f *boundary.Found) error {
 	switch {
 	case err == nil:
 		f.Public = public
-		f.Evidence = boundary.Evidence{At: time.Now().UTC(), Backend: "kms", Device: b.device(), Level: boundary.Unwrap,
-			Attributes: map[string]string{"KeySpec": string(out.KeySpec), "KeyUsage": string(out.KeyUsage),
-				"EncryptionAlgorithms": join(out.EncryptionAlgorithms)}}
+		can := abilityOfPublic(out)
+		f.Evidence = boundary.Evidence{At: time.Now().UTC(), Backend: "kms", Device: b.device(), Mechanism: string(out.KeySpec),
+			Level: levels[can.algorithm()], Attributes: can.attributes()}
 	case errors.Is(err, boundary.ErrNoKey):
 		*f = boundary.Found{}
 	case !errors.Is(err, ErrDisabled) && !errors.Is(err, ErrUsage):

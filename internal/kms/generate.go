@@ -15,9 +15,6 @@ import (
 	"keyd/internal/boundary"
 )
 
-// specs are the RSA keys KMS makes, by size.
-var specs = map[int]types.KeySpec{2048: types.KeySpecRsa2048, 3072: types.KeySpecRsa3072, 4096: types.KeySpecRsa4096}
-
 // canonical is a UUID in its one usual form.
 var canonical = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
@@ -36,9 +33,6 @@ func (b *Backend) generate(ctx context.Context, spec boundary.Spec) (boundary.Ge
 	if err := spec.Check(); err != nil {
 		return none, err
 	}
-	if spec.Algorithm != boundary.RSAOAEP256 {
-		return none, fmt.Errorf("a key for %s: %w", spec.Algorithm, boundary.ErrUnsupported)
-	}
 	if !canonical.MatchString(spec.KID) || spec.Key == "" || len(spec.Key) > 256 {
 		return none, fmt.Errorf("key %.300q, kid %.64q: want a name of at most 256 bytes and a UUID in lower case", spec.Key, spec.KID)
 	}
@@ -51,8 +45,9 @@ func (b *Backend) generate(ctx context.Context, spec boundary.Spec) (boundary.Ge
 			return none, err
 		}
 	}
-	if key.KeySpec != specs[spec.Bits] {
-		return none, fmt.Errorf("%s was made for %s as a key of %s, and %d bits are asked for", *key.Arn, spec.KID, key.KeySpec, spec.Bits)
+	if key.KeySpec != specOf(spec.Material) || key.KeyUsage != usages[spec.Algorithm] {
+		return none, fmt.Errorf("%s was made for %s as a key of %s for %s, and one of %s for %s is asked for",
+			*key.Arn, spec.KID, key.KeySpec, key.KeyUsage, specOf(spec.Material), usages[spec.Algorithm])
 	}
 	if at != named {
 		if err := b.name(ctx, spec.KID, *key.Arn, at == taken); err != nil {
@@ -62,9 +57,6 @@ func (b *Backend) generate(ctx context.Context, spec boundary.Spec) (boundary.Ge
 	public, _, err := b.public(ctx, *key.Arn)
 	if err != nil {
 		return none, err
-	}
-	if public.N.BitLen() != spec.Bits {
-		return none, fmt.Errorf("%s has a modulus of %d bits, want %d", *key.Arn, public.N.BitLen(), spec.Bits)
 	}
 	return boundary.Generated{Handle: *key.Arn, Public: public, Evidence: b.evidence(key)}, nil
 }
@@ -162,7 +154,7 @@ func (b *Backend) create(ctx context.Context, spec boundary.Spec) (*types.KeyMet
 		tags = map[string]string{}
 	}
 	tags[tagInstance], tags[tagKey], tags[tagKID] = b.cfg.Instance, spec.Key, spec.KID
-	in := &kms.CreateKeyInput{KeySpec: specs[spec.Bits], KeyUsage: types.KeyUsageTypeEncryptDecrypt, Origin: types.OriginTypeAwsKms,
+	in := &kms.CreateKeyInput{KeySpec: specOf(spec.Material), KeyUsage: usages[spec.Algorithm], Origin: types.OriginTypeAwsKms,
 		Description: aws.String("keyd/" + b.cfg.Instance + "/" + spec.Key + "/" + spec.KID)}
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
 		in.Tags = append(in.Tags, types.Tag{TagKey: aws.String(name), TagValue: aws.String(tags[name])})

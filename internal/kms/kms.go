@@ -1,5 +1,7 @@
-// Package kms keeps private keys in AWS KMS. The private key never leaves
-// KMS; the content key does, for one operation (boundary level "unwrap").
+// Package kms keeps private keys in AWS KMS. The private key never leaves KMS.
+// What does, for one operation, is the content key of an RSA envelope (boundary
+// level "unwrap"), or the agreed secret of an ECDH one ("raw"); of a signature,
+// nothing.
 //
 // CreateKey is not idempotent, so a key is found again by what it was given at
 // creation: its tags say for which instance and kid it was made, and an alias
@@ -58,7 +60,7 @@ type Config struct {
 	Policy         string            // key policy of new keys, JSON; empty is KMS's default, which leaves it to IAM
 	Tags           map[string]string // on new keys, besides keyd's own
 	Timeout        time.Duration     // of one call with its retries; 0 is 10 s
-	Concurrency    int               // Decrypt calls under way at once; 0 is 64
+	Concurrency    int               // envelopes and signatures under way at once; 0 is 64
 	Budget         Budget            // requests a second
 	Logger         *slog.Logger
 	// Observe, if set, is told of every call: KMS's name for it, how long it
@@ -126,7 +128,7 @@ func orDefault[T comparable](v, usual T) T {
 }
 
 // secure reports whether requests to an endpoint cannot be read on their way:
-// the answer to Decrypt is a content key.
+// the answer to Decrypt is a content key, that to DeriveSharedSecret a secret.
 func secure(endpoint string) bool {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
@@ -144,12 +146,13 @@ type Backend struct {
 	prefix  string // of the aliases of this instance's keys
 	budgets map[family]*limiter
 	retryer aws.RetryerV2
-	slots   chan struct{} // one for each Decrypt under way
+	slots   chan struct{} // one for each envelope or signature under way
 
 	well    atomic.Int64           // Unix nanoseconds of the last call that KMS answered; 0 after one it did not
 	account atomic.Pointer[string] // seen in an ARN
 	mu      sync.Mutex             // guards what follows
 	made    map[string]string      // key ARN by kid: made by this process, perhaps not yet to be found otherwise
+	curves  sync.Map               // of keys for ECDH, by ARN
 	theirs  map[string]time.Time   // by key id: somebody else's, as its tags said, and until when that is believed
 }
 

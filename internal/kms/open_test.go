@@ -3,6 +3,7 @@ package kms_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"log/slog"
 	"os"
@@ -33,35 +34,56 @@ func TestWhatKMSRefusesHasANameOfItsOwn(t *testing.T) {
 		"away for a while": {"KMSInvalidStateException", []error{boundary.ErrUnavailable}},
 		"cut off":          {"", []error{kms.ErrUnreachable, boundary.ErrUnavailable}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := kmstest.New(kmstest.Options{})
-				b := open(t, s)
-				g := generate(t, b, spec())
-				env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
-				s.Inject(kmstest.Fault{Op: "Decrypt", Code: tt.code, Drop: tt.code == "", Times: 3})
-				_, err := b.Open(t.Context(), g.Handle, env)
-				for _, want := range tt.want {
-					if !errors.Is(err, want) {
-						t.Errorf("Open: %v, want %v", err, want)
-					}
-				}
-				if errors.Is(err, boundary.ErrOpen) {
-					t.Errorf("Open: %v: that is no fault of the envelope", err)
-				}
-				after, says := errors.AsType[interface {
-					error
-					RetryAfter() time.Duration
-				}](err)
-				if busy := errors.Is(err, boundary.ErrBusy); says != busy || says && after.RetryAfter() <= 0 {
-					t.Errorf("Open: %v says when to come back: %t, want %t", err, says, busy)
-				}
-				s.Heal()
-				if _, err := b.Open(t.Context(), g.Handle, env); err != nil {
-					t.Errorf("healed: %v", err)
-				}
+		for op, prepare := range uses {
+			t.Run(name+", "+op, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { refused(t, op, prepare, tt.code, tt.want) })
 			})
-		})
+		}
+	}
+}
+
+// uses are the operations with a private key; each makes a key of its own kind.
+var uses = map[string]func(t *testing.T, b *kms.Backend) func() error{
+	"Decrypt": func(t *testing.T, b *kms.Backend) func() error {
+		g := generate(t, b, spec())
+		env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
+		return func() error { _, err := b.Open(t.Context(), g.Handle, env); return err }
+	},
+	"DeriveSharedSecret": func(t *testing.T, b *kms.Backend) func() error {
+		g := generate(t, b, specFor(materials[1]))
+		env := backendtest.Agree(t, g.Public.(*ecdh.PublicKey), boundary.ECDHESA128KW, boundary.A256GCM, []byte("x"), nil)
+		return func() error { _, err := b.Open(t.Context(), g.Handle, env); return err }
+	},
+	"Sign": func(t *testing.T, b *kms.Backend) func() error {
+		g := generate(t, b, specFor(materials[2]))
+		return func() error { _, err := b.Sign(t.Context(), g.Handle, make([]byte, 32)); return err }
+	},
+}
+
+// refused has KMS answer a code to an operation, and heal.
+func refused(t *testing.T, op string, prepare func(*testing.T, *kms.Backend) func() error, code string, wants []error) {
+	s := kmstest.New(kmstest.Options{})
+	use := prepare(t, open(t, s))
+	s.Inject(kmstest.Fault{Op: op, Code: code, Drop: code == "", Times: 3})
+	err := use()
+	for _, want := range wants {
+		if !errors.Is(err, want) {
+			t.Errorf("got %v, want %v", err, want)
+		}
+	}
+	if errors.Is(err, boundary.ErrOpen) {
+		t.Errorf("%v: that is no fault of the envelope", err)
+	}
+	after, says := errors.AsType[interface {
+		error
+		RetryAfter() time.Duration
+	}](err)
+	if busy := errors.Is(err, boundary.ErrBusy); says != busy || says && after.RetryAfter() <= 0 {
+		t.Errorf("%v says when to come back: %t, want %t", err, says, busy)
+	}
+	s.Heal()
+	if err := use(); err != nil {
+		t.Errorf("healed: %v", err)
 	}
 }
 

@@ -21,7 +21,10 @@ import (
 	"keyd/internal/rotation"
 )
 
-var _ rotation.Backend = (*kms.Backend)(nil)
+var (
+	_ rotation.Backend = (*kms.Backend)(nil)
+	_ rotation.Signer  = (*kms.Backend)(nil)
+)
 
 // TestMain gives AWS's SDK credentials that are worth nothing, and nothing else.
 func TestMain(m *testing.M) {
@@ -56,6 +59,14 @@ func open(t *testing.T, s *kmstest.Server, change ...func(*kms.Config)) *kms.Bac
 
 func spec() boundary.Spec {
 	return boundary.Spec{Key: "wise-response", KID: uuid.NewString(), Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}}
+}
+
+// materials are one of each kind of key.
+var materials = []boundary.Material{{Algorithm: boundary.RSAOAEP256, Bits: 2048}, {Algorithm: boundary.ECDHES, Curve: "P-256"}, {Algorithm: boundary.PS256, Bits: 2048}}
+
+// specFor names a new key of a kind.
+func specFor(m boundary.Material) boundary.Spec {
+	return boundary.Spec{Key: "wise-response", KID: uuid.NewString(), Material: m}
 }
 
 func generate(t *testing.T, b *kms.Backend, s boundary.Spec) boundary.Generated {

@@ -8,12 +8,15 @@ import (
 	"crypto/rsa"
 	"crypto/sha1" // RSAES_OAEP_SHA_1 is one of KMS's algorithms
 	"crypto/sha256"
+	_ "crypto/sha512" // RSASSA_PSS_SHA_512
 	"crypto/x509"
 	"hash"
+	"slices"
+	"strings"
 )
 
 func (s *Server) getPublicKey(in *keyInput) (any, error) {
-	k, err := s.toUse(in.KeyID)
+	k, err := s.toUse(in.KeyID, false)
 	if err != nil {
 		return nil, err
 	}
@@ -31,16 +34,77 @@ func (s *Server) getPublicKey(in *keyInput) (any, error) {
 	return answer, nil
 }
 
-// toUse finds a key that may be used now. What is read of it afterwards never
-// changes, so the lock is not held for the operation itself.
-func (s *Server) toUse(name string) (*key, error) {
+// toUse finds a key that may be used now, and counts the cryptographic
+// operations that share a quota. What is read of it afterwards never changes, so
+// the lock is not held for the operation itself.
+func (s *Server) toUse(name string, cryptographic bool) (*key, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, err := s.byName(name)
 	if err != nil {
 		return nil, err
 	}
+	if cryptographic {
+		shared := "RSA"
+		if k.ecdh != nil {
+			shared = "ECC"
+		}
+		if err := s.within(shared); err != nil {
+			return nil, err
+		}
+	}
 	return k, k.usable()
+}
+
+type signInput struct {
+	KeyID            string `json:"KeyId"`
+	Message          []byte
+	MessageType      string
+	SigningAlgorithm string
+}
+
+// hashes are what the last part of a signing algorithm's name means.
+var hashes = map[string]crypto.Hash{"SHA_256": crypto.SHA256, "SHA_384": crypto.SHA384, "SHA_512": crypto.SHA512}
+
+// sign signs with an RSA key. The salt of RSASSA-PSS is as long as the digest.
+func (s *Server) sign(in *signInput) (any, error) {
+	if len(in.Message) == 0 || len(in.Message) > 4096 {
+		return nil, refuse("ValidationException", "1 validation error detected: Value at 'message' failed to satisfy constraint: "+
+			"Member must have length between 1 and 4096")
+	}
+	k, err := s.toUse(in.KeyID, true)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, signing := k.algorithms(); k.usage != signVerify || !slices.Contains(signing, in.SigningAlgorithm) {
+		return nil, refuse("InvalidKeyUsageException", "%s key usage is %s which is not valid for Sign with %q.", k.arn, k.usage, in.SigningAlgorithm)
+	}
+	if k.rsa == nil {
+		return nil, refuse("UnsupportedOperationException", "kmstest does not sign with elliptic curves")
+	}
+	hash := hashes[in.SigningAlgorithm[len(in.SigningAlgorithm)-len("SHA_256"):]]
+	digest := in.Message
+	switch in.MessageType {
+	case "", "RAW":
+		h := hash.New()
+		h.Write(in.Message)
+		digest = h.Sum(nil)
+	case "DIGEST":
+		if len(digest) != hash.Size() {
+			return nil, refuse("ValidationException", "Digest is invalid length for algorithm %s.", in.SigningAlgorithm)
+		}
+	default:
+		return nil, refuse("ValidationException", "1 validation error detected: Value at 'messageType' failed to satisfy constraint: "+
+			"Member must satisfy enum value set: [RAW, DIGEST, EXTERNAL_MU]")
+	}
+	signature, err := rsa.SignPKCS1v15(rand.Reader, k.rsa, hash, digest)
+	if strings.HasPrefix(in.SigningAlgorithm, "RSASSA_PSS_") {
+		signature, err = rsa.SignPSS(rand.Reader, k.rsa, hash, digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"KeyId": k.arn, "Signature": signature, "SigningAlgorithm": in.SigningAlgorithm}, nil
 }
 
 type decryptInput struct {
@@ -58,7 +122,7 @@ func (s *Server) decrypt(in *decryptInput) (any, error) {
 		// Only a symmetric ciphertext says which key it is for.
 		return nil, refuse("InvalidCiphertextException", "the ciphertext names no key")
 	}
-	k, err := s.toUse(in.KeyID)
+	k, err := s.toUse(in.KeyID, true)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +154,7 @@ type deriveSharedSecretInput struct {
 // deriveSharedSecret answers the x coordinate of the shared point and nothing
 // more: the key derivation is the caller's.
 func (s *Server) deriveSharedSecret(in *deriveSharedSecretInput) (any, error) {
-	k, err := s.toUse(in.KeyID)
+	k, err := s.toUse(in.KeyID, true)
 	if err != nil {
 		return nil, err
 	}

@@ -105,8 +105,8 @@ func (s *Server) admit(name string) (*Fault, error) {
 	if s.denied[name] {
 		return nil, refuse("AccessDeniedException", "User: arn:aws:iam::%s:user/test is not authorized to perform: kms:%s", s.opts.Account, name)
 	}
-	if quota, limited := s.opts.Quotas[name]; limited && !s.meter(name).take(time.Now(), quota) {
-		return nil, refuse("ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
+	if err := s.within(name); err != nil {
+		return nil, err
 	}
 	for i, f := range s.faults {
 		if f.Op != "" && f.Op != name {
@@ -118,6 +118,30 @@ func (s *Server) admit(name string) (*Fault, error) {
 		return f, nil
 	}
 	return nil, nil
+}
+
+// Quotas are AWS's defaults for the operations pretended here ("Request quotas"
+// in the developer guide); a CreateKey has nothing to do with a CreateAlias.
+var Quotas = map[string]int{
+	"RSA": 1000, "ECC": 1000, "CancelKeyDeletion": 5, "CreateAlias": 5, "CreateKey": 5, "DeleteAlias": 15, "DescribeKey": 2000,
+	"DisableKey": 5, "EnableKey": 5, "GetPublicKey": 2000, "ListAliases": 500, "ListKeys": 500, "ListResourceTags": 2000,
+	"ScheduleKeyDeletion": 15, "TagResource": 10, "UpdateAlias": 5,
+}
+
+// within counts a request against a quota.
+func (s *Server) within(name string) error {
+	if quota, limited := s.opts.Quotas[name]; limited && !s.meter(name).take(time.Now(), quota) {
+		s.throttled++
+		return refuse("ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
+	}
+	return nil
+}
+
+// Throttled counts the requests that were past a quota.
+func (s *Server) Throttled() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.throttled
 }
 
 // meter counts the requests of one second.

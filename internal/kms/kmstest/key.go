@@ -39,15 +39,16 @@ var specs = map[string]spec{
 	"RSA_2048":      {bits: 2048, usages: []string{encryptDecrypt, signVerify}},
 	"RSA_3072":      {bits: 3072, usages: []string{encryptDecrypt, signVerify}},
 	"RSA_4096":      {bits: 4096, usages: []string{encryptDecrypt, signVerify}},
-	"ECC_NIST_P256": {curve: ecdh.P256(), usages: []string{keyAgreement}},
-	"ECC_NIST_P384": {curve: ecdh.P384(), usages: []string{keyAgreement}},
-	"ECC_NIST_P521": {curve: ecdh.P521(), usages: []string{keyAgreement}},
+	"ECC_NIST_P256": {curve: ecdh.P256(), usages: []string{keyAgreement, signVerify}},
+	"ECC_NIST_P384": {curve: ecdh.P384(), usages: []string{keyAgreement, signVerify}},
+	"ECC_NIST_P521": {curve: ecdh.P521(), usages: []string{keyAgreement, signVerify}},
 }
 
 var (
 	encryptionAlgorithms = []string{"RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256"}
 	signingAlgorithms    = []string{"RSASSA_PKCS1_V1_5_SHA_256", "RSASSA_PKCS1_V1_5_SHA_384", "RSASSA_PKCS1_V1_5_SHA_512",
 		"RSASSA_PSS_SHA_256", "RSASSA_PSS_SHA_384", "RSASSA_PSS_SHA_512"}
+	curveSigning = map[string][]string{"ECC_NIST_P256": {"ECDSA_SHA_256"}, "ECC_NIST_P384": {"ECDSA_SHA_384"}, "ECC_NIST_P521": {"ECDSA_SHA_512"}}
 )
 
 // key is a KMS key. The server's lock guards everything that changes.

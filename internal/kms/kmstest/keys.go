@@ -64,6 +64,9 @@ func (k *key) algorithms() (encryption, agreement, signing []string) {
 	case keyAgreement:
 		return nil, []string{"ECDH"}, nil
 	}
+	if k.ecdh != nil {
+		return nil, nil, curveSigning[k.spec]
+	}
 	return nil, nil, signingAlgorithms
 }
 
@@ -71,6 +74,7 @@ type createKeyInput struct {
 	Policy, Description, KeyUsage  string
 	KeySpec, CustomerMasterKeySpec string
 	Origin                         string
+	CustomKeyStoreID               string `json:"CustomKeyStoreId"`
 	MultiRegion                    bool
 	BypassPolicyLockoutSafetyCheck bool
 	Tags                           []tag
@@ -86,6 +90,9 @@ func (s *Server) createKey(in *createKeyInput) (any, error) {
 	}
 	wanted, known := specs[name]
 	switch {
+	case known && in.CustomKeyStoreID != "":
+		// "You cannot create any other type of KMS key in a custom key store."
+		return nil, refuse("UnsupportedOperationException", "KeySpec %s is not supported for custom key stores", name)
 	case !known || in.Origin != "" && in.Origin != "AWS_KMS":
 		return nil, refuse("UnsupportedOperationException", "kmstest makes no %q keys of origin %q", name, in.Origin)
 	case in.KeyUsage == "":

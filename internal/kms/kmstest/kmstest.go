@@ -6,10 +6,10 @@
 // A [Server] is an http.Handler. [Server.Transport] calls it without a socket,
 // which is what testing/synctest needs: keys are then deleted in fake days.
 //
-// What it leaves out: grants, symmetric and HMAC keys, signing, imported
-// material, custom key stores, replicas of multi-Region keys, and the minutes
-// that real tags and policies take to become effective. A request that asks
-// for any of it is refused and never answered as if it had been done.
+// What it leaves out: grants, symmetric and HMAC keys, signing with elliptic
+// curves, imported material, replicas of multi-Region keys, and the minutes that
+// real tags and policies take to become effective. A request that asks for any
+// of it is refused and never answered as if it had been done.
 package kmstest
 
 import (
@@ -34,8 +34,9 @@ type Options struct {
 	// PageSize caps every page of a listing below AWS's own limits, so that
 	// paging shows with few keys. 0 is AWS's limits.
 	PageSize int
-	// Quotas are requests per second by operation, such as "Decrypt"; past
-	// them requests are throttled. None by default.
+	// Quotas are requests per second by operation, such as "CreateKey", or by
+	// the kind of key that cryptographic operations share one of, RSA and ECC;
+	// past them requests are throttled. None by default; AWS's own are Quotas.
 	Quotas map[string]int
 	// Logger, if set, gets a line per request. Nothing that a request or an
 	// answer holds is in it.
@@ -46,15 +47,16 @@ type Options struct {
 type Server struct {
 	opts Options
 
-	mu      sync.Mutex
-	keys    map[string]*key // by key id
-	aliases map[string]*alias
-	leaving int         // keys that are pending deletion
-	drawn   map[int]int // RSA keys handed out, by size
-	calls   map[string]int
-	faults  []*Fault
-	denied  map[string]bool
-	meters  map[string]*meter
+	mu        sync.Mutex
+	keys      map[string]*key // by key id
+	aliases   map[string]*alias
+	throttled int
+	leaving   int         // keys that are pending deletion
+	drawn     map[int]int // RSA keys handed out, by size
+	calls     map[string]int
+	faults    []*Fault
+	denied    map[string]bool
+	meters    map[string]*meter
 }
 
 // New makes an empty KMS.
@@ -88,6 +90,7 @@ var operations = map[string]operation{
 	"ListKeys":            on((*Server).listKeys),
 	"ListResourceTags":    on((*Server).listResourceTags),
 	"ScheduleKeyDeletion": on((*Server).scheduleKeyDeletion),
+	"Sign":                on((*Server).sign),
 	"TagResource":         on((*Server).tagResource),
 	"UpdateAlias":         on((*Server).updateAlias),
 }

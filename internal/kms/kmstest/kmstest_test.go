@@ -147,13 +147,15 @@ func TestCreateKeyRefusals(t *testing.T) {
 		"usage of another": {func(in *kms.CreateKeyInput) { in.KeyUsage = types.KeyUsageTypeKeyAgreement }, "ValidationException"},
 		"symmetric":        {func(in *kms.CreateKeyInput) { in.KeySpec = types.KeySpecSymmetricDefault }, "UnsupportedOperationException"},
 		"imported":         {func(in *kms.CreateKeyInput) { in.Origin = types.OriginTypeExternal }, "UnsupportedOperationException"},
-		"custom key store": {func(in *kms.CreateKeyInput) { in.CustomKeyStoreId = aws.String("cks-1") }, "UnsupportedOperationException"},
-		"a broken policy":  {func(in *kms.CreateKeyInput) { in.Policy = aws.String("{") }, "MalformedPolicyDocumentException"},
-		"a long tale":      {func(in *kms.CreateKeyInput) { in.Description = aws.String(strings.Repeat("x", 8193)) }, "ValidationException"},
-		"the same tag":     {func(in *kms.CreateKeyInput) { in.Tags = []types.Tag{pair("a", "1"), pair("a", "2")} }, "TagException"},
-		"a reserved tag":   {func(in *kms.CreateKeyInput) { in.Tags = []types.Tag{pair("aws:x", "1")} }, "TagException"},
-		"an overlong tag":  {func(in *kms.CreateKeyInput) { in.Tags = []types.Tag{pair("a", strings.Repeat("v", 257))} }, "ValidationException"},
-		"too many tags":    {func(in *kms.CreateKeyInput) { in.Tags = many }, "LimitExceededException"},
+		"custom key store": {func(in *kms.CreateKeyInput) {
+			in.CustomKeyStoreId, in.Origin = aws.String("cks-1"), types.OriginTypeAwsCloudhsm
+		}, "UnsupportedOperationException"},
+		"a broken policy": {func(in *kms.CreateKeyInput) { in.Policy = aws.String("{") }, "MalformedPolicyDocumentException"},
+		"a long tale":     {func(in *kms.CreateKeyInput) { in.Description = aws.String(strings.Repeat("x", 8193)) }, "ValidationException"},
+		"the same tag":    {func(in *kms.CreateKeyInput) { in.Tags = []types.Tag{pair("a", "1"), pair("a", "2")} }, "TagException"},
+		"a reserved tag":  {func(in *kms.CreateKeyInput) { in.Tags = []types.Tag{pair("aws:x", "1")} }, "TagException"},
+		"an overlong tag": {func(in *kms.CreateKeyInput) { in.Tags = []types.Tag{pair("a", strings.Repeat("v", 257))} }, "ValidationException"},
+		"too many tags":   {func(in *kms.CreateKeyInput) { in.Tags = many }, "LimitExceededException"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := ok()

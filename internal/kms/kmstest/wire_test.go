@@ -116,7 +116,7 @@ func TestRequestsMustBeWellFormedAndSigned(t *testing.T) {
 		"target not signed": {func(r *http.Request) {
 			r.Header.Set("Authorization", strings.Replace(good, ";x-amz-target", "", 1))
 		}, "InvalidSignatureException"},
-		"unknown operation": {func(r *http.Request) { r.Header.Set("X-Amz-Target", "TrentService.Sign") }, "UnknownOperationException"},
+		"unknown operation": {func(r *http.Request) { r.Header.Set("X-Amz-Target", "TrentService.Verify") }, "UnknownOperationException"},
 		"another service":   {func(r *http.Request) { r.Header.Set("X-Amz-Target", "Other.ListKeys") }, "UnknownOperationException"},
 		"a GET":             {func(r *http.Request) { r.Method = http.MethodGet }, "UnknownOperationException"},
 		"another type":      {func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") }, "UnknownOperationException"},
