@@ -21,6 +21,7 @@ var ours = map[string][]string{
 	"keyd/internal/partner":              nil,
 	"keyd/internal/partner/partnersim":   nil,
 	"keyd/internal/hsm":                  {"keyd/internal/boundary"},
+	"keyd/internal/hsm/worker":           {"keyd/internal/hsm", "keyd/internal/boundary"},
 	"keyd/internal/jwe":                  {"keyd/internal/boundary"},
 	"keyd/internal/rotation":             {"keyd/internal/registry", "keyd/internal/audit", "keyd/internal/boundary"},
 	"keyd/internal/rotation/backendtest": {"keyd/internal/rotation", "keyd/internal/boundary"},

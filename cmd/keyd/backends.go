@@ -8,12 +8,16 @@ import (
 	"maps"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"keyd/internal/boundary"
 	"keyd/internal/hsm"
+	"keyd/internal/hsm/worker"
 	"keyd/internal/kms"
+	"keyd/internal/registry"
 	"keyd/internal/rotation"
 )
 
@@ -36,16 +40,24 @@ func (d *keyd) makeBackends(ctx context.Context) error {
 }
 
 func (d *keyd) openToken(ctx context.Context, name string, b backendConfig) (rotation.Backend, error) {
-	token, err := hsm.Open(ctx, hsm.Config{
-		Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
-		PIN: b.PIN.read, PINGuardPath: d.state("pin-refused-" + name), Reserved: b.InitArgs,
-		Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), MinBoundary: boundary.Level(b.MinBoundary),
-		Logger: d.part("hsm"), Observe: d.metrics.Token(name),
-	})
-	if err == nil {
-		d.closers = append(d.closers, token)
+	var env []string
+	for _, variable := range slices.Sorted(maps.Keys(b.Env)) {
+		env = append(env, variable+"="+b.Env[variable])
 	}
-	return token, err
+	token, err := worker.Open(ctx, worker.Config{
+		Config: hsm.Config{
+			Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
+			PIN: b.PIN.read, PINGuardPath: d.state("pin-refused-" + name), Reserved: b.InitArgs,
+			Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), CallTimeout: time.Duration(b.CallTimeout),
+			MinBoundary: boundary.Level(b.MinBoundary), Logger: d.part("hsm"), Observe: d.metrics.Token(name),
+		},
+		Command: workerProcess(name), Env: env, LogLevel: d.cfg.Log.level(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, token)
+	return token, nil
 }
 
 func (d *keyd) openKMS(ctx context.Context, name string, b backendConfig) (rotation.Backend, error) {
@@ -94,6 +106,8 @@ func (p *problems) backend(path, name string, b backendConfig) {
 	}
 }
 
+var variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 func (p *problems) token(path string, b backendConfig) {
 	if !reflect.ValueOf(b.KMS).IsZero() {
 		p.add(path+".kms", "is for a backend of type kms")
@@ -110,6 +124,15 @@ func (p *problems) token(path string, b backendConfig) {
 	p.between(path+".sessions", b.Sessions, 1, 1024)
 	if b.SessionWait < 0 {
 		p.add(path+".session_wait", "must not be negative")
+	}
+	if b.CallTimeout < registry.Duration(100*time.Millisecond) {
+		p.add(path+".call_timeout", "%s: want 100ms or more", time.Duration(b.CallTimeout))
+	}
+	for name, value := range b.Env {
+		// environ(7) ends a variable with a NUL.
+		if !variableRE.MatchString(name) || strings.ContainsRune(value, 0) {
+			p.add(path+".env", "%q is not the name of an environment variable, or its value holds a NUL", name)
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ type command struct {
 	args string // "KEY"
 	brief,
 	help string
+	hidden bool // not for people
 	// setup declares the flags and returns what runs after they are parsed.
 	setup func(fs *flag.FlagSet) func(ctx context.Context, t terminal, args []string) error
 }
@@ -44,7 +45,7 @@ func commands() []command {
 		[]command{serveCommand(), checkCommand()},
 		[]command{statusCommand(), doctorCommand()},
 		keyCommands(), partnerCommands(), backendCommands(), cryptCommands(), auditCommands(),
-		[]command{backupCommand(), versionCommand()},
+		[]command{backupCommand(), versionCommand(), workerCommand()},
 	)
 }
 
@@ -212,7 +213,9 @@ func printHelp(t terminal, args []string) int {
 	}
 	fmt.Fprintf(t.out, "keyd keeps partner-encryption keys in hardware, rotates them, and opens what partners seal to them.\n\nusage: keyd COMMAND [flags] [arguments]\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(t.out, "  %-34s %s\n", strings.TrimSpace(c.name+" "+c.args), c.brief)
+		if !c.hidden {
+			fmt.Fprintf(t.out, "  %-34s %s\n", strings.TrimSpace(c.name+" "+c.args), c.brief)
+		}
 	}
 	fmt.Fprintf(t.out, "\nkeyd help COMMAND tells more. Sockets: $KEYD_SOCKET (default %s), $KEYD_ADMIN_SOCKET (default %s).\n", clientSocket, adminSocket)
 	return exitOK

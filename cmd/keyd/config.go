@@ -95,6 +95,13 @@ type backendConfig struct {
 	// SessionWait is how long a request waits for a session before it is told
 	// that the backend is busy.
 	SessionWait registry.Duration `yaml:"session_wait"`
+	// CallTimeout is how long an operation may stay in the module before the
+	// module is taken to hang: its process is killed then and started anew.
+	CallTimeout registry.Duration `yaml:"call_timeout"`
+	// Env are variables for the module's process, beside those that common
+	// modules read (docs/operations.md). The module sees nothing else of the
+	// daemon's environment.
+	Env map[string]string `yaml:"env"`
 	// MinBoundary refuses to start if the token is found to work at a lower
 	// level: raw, unwrap or sealed.
 	MinBoundary string `yaml:"min_boundary"`

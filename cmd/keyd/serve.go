@@ -34,12 +34,17 @@ func serveSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 		if err != nil {
 			return &hintError{error: err, hint: "keyd check says the same without starting anything", code: exitConfig}
 		}
-		if err := harden(); err != nil {
+		log := newLogger(cfg.Log, t.err)
+		locked, err := harden()
+		if err != nil {
 			return err
+		}
+		if !locked {
+			log.Warn("secrets in memory may be swapped out: RLIMIT_MEMLOCK is not unlimited (LimitMEMLOCK=infinity in the unit)")
 		}
 		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		return serve(ctx, cfg, newLogger(cfg.Log, t.err))
+		return serve(ctx, cfg, log)
 	}
 }
 
@@ -136,29 +141,21 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// harden keeps secrets out of core files and other processes' reach: no core
-// dumps, not traceable (prctl(2) PR_SET_DUMPABLE).
-func harden() error {
-	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
-		return fmt.Errorf("turning core dumps off: %w", err)
-	}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
-		return fmt.Errorf("making the process undumpable: %w", err)
-	}
-	return nil
-}
-
 // newLogger writes JSON for machines and text for a person at a terminal.
 func newLogger(c logConfig, w io.Writer) *slog.Logger {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
-		level = slog.LevelInfo // validate has refused anything else
-	}
-	options := &slog.HandlerOptions{Level: level}
+	options := &slog.HandlerOptions{Level: c.level()}
 	if c.Format == "text" || c.Format == "" && isTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func (c logConfig) level() slog.Level {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Level)); err != nil {
+		return slog.LevelInfo // validate has refused anything else
+	}
+	return level
 }
 
 func isTerminal(w io.Writer) bool {

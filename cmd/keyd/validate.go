@@ -36,6 +36,7 @@ func (c *config) setDefaults() {
 	for name, b := range c.Backends {
 		or(&b.Sessions, 8)
 		or(&b.SessionWait, registry.Duration(2*time.Second))
+		or(&b.CallTimeout, registry.Duration(10*time.Second))
 		c.Backends[name] = b
 	}
 	for name, p := range c.Partners {

@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 	if err := os.Setenv("NSS_MAX_MP_PBE_ITERATION_COUNT", "1"); err != nil {
 		panic(err)
 	}
+	if len(os.Args) > 1 && os.Args[1] == "hsm-worker" {
+		os.Exit(serveWorker())
+	}
 	os.Exit(m.Run())
 }
 
@@ -42,7 +45,7 @@ func config(t testing.TB, module, label, pin string) hsm.Config {
 		Name: "hsm", Instance: "test", Module: module, TokenLabel: label,
 		PIN:          func() ([]byte, error) { return []byte(pin), nil },
 		PINGuardPath: filepath.Join(t.TempDir(), "pin-refused"),
-		Sessions:     4, SessionWait: 5 * time.Second,
+		Sessions:     4, SessionWait: 5 * time.Second, CallTimeout: 30 * time.Second,
 		Logger: slog.New(slog.NewTextHandler(output(t), nil)),
 	}
 }

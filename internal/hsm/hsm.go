@@ -38,9 +38,9 @@ type Config struct {
 	// TokenLabel and TokenSerial choose the token: at least one, and where both
 	// are given both must match. There is no slot number: slots are renumbered.
 	TokenLabel, TokenSerial string
-	// PIN returns the user PIN. It is called once, by Open, which wipes the
-	// answer.
-	PIN func() ([]byte, error)
+	// PIN returns the user PIN. It is called when the token is about to be shown
+	// it, and the answer wiped afterwards.
+	PIN func() ([]byte, error) `json:"-"`
 	// PINGuardPath is a file in which a refused PIN is remembered (as a slow
 	// hash), so that no restart tries it again. Beside it, with ".new" added,
 	// stands a PIN while it is tried; one that is left there by a crash counts as
@@ -51,16 +51,22 @@ type Config struct {
 	// SessionWait is how long an operation waits for a session before it is
 	// refused with [boundary.ErrBusy].
 	SessionWait time.Duration
+	// CallTimeout is how long a private-key operation or a look at the token may
+	// stay in the module before it is taken to hang.
+	CallTimeout time.Duration
 	// MinBoundary is the level below which Open fails. Empty: any will do.
 	MinBoundary boundary.Level
 	// Reserved is handed to C_Initialize as pReserved. NSS needs it
 	// ("configdir='sql:/dir' ..."); most modules want it empty.
 	Reserved string
-	Logger   *slog.Logger
+	Logger   *slog.Logger `json:"-"`
 	// Observe, if set, is told of every operation in the token: how long it
 	// waited for a session, how long the token took, and the token's error. That
 	// an envelope did not open is not the token's error.
-	Observe func(op string, wait, inToken time.Duration, err error)
+	Observe func(op string, wait, inToken time.Duration, err error) `json:"-"`
+	// Broken, if set, is told that the module is to be initialised anew, which
+	// takes another process, and why.
+	Broken func(why error) `json:"-"`
 }
 
 const maxSessions = 1024
@@ -83,6 +89,7 @@ func (c *Config) validate() error {
 	check(c.PINGuardPath != "", "PINGuardPath is missing")
 	check(c.Sessions >= 1 && c.Sessions <= maxSessions, "Sessions %d: want 1 to %d", c.Sessions, maxSessions)
 	check(c.SessionWait > 0, "SessionWait %s: want more than 0", c.SessionWait)
+	check(c.CallTimeout > 0, "CallTimeout %s: want more than 0", c.CallTimeout)
 	check(c.Logger != nil, "Logger is missing")
 	if c.MinBoundary != "" {
 		if _, err := boundary.ParseLevel(string(c.MinBoundary)); err != nil {
@@ -135,7 +142,7 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 	}
 	t.pool = newLane("decrypt", cfg.Sessions, true, false, cfg.SessionWait)
 	t.manage = newLane("management", 1, false, true, manageWait)
-	t.manage.slow, t.manage.limit = manageSlow, manageLimit
+	t.manage.slow, t.manage.limit = manageSlow, ManageLimit
 	t.check = newLane("health check", 1, false, false, healthWait)
 	defer func() {
 		if err != nil {
@@ -157,7 +164,7 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 	if err := t.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("looking for the keys in token %s: %w", t.slot, err)
 	}
-	t.log.Info("token opened", "token", t.slot.String(), "level", t.mode.level, "keys", t.keys.size())
+	t.log.Info("token opened", "token", t.slot.String(), "boundary", t.mode.level, "keys", t.keys.size())
 	return t, nil
 }
 
@@ -173,7 +180,7 @@ const (
 // is given up. The slowest is a key generation: minutes on a smartcard.
 const (
 	manageSlow  = time.Minute
-	manageLimit = 10 * time.Minute
+	ManageLimit = 10 * time.Minute
 )
 
 // Close waits for the operations in the token, closes every session, which logs

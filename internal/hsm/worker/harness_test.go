@@ -1,0 +1,118 @@
+package worker_test
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/rsa"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+	"keyd/internal/hsm/worker"
+)
+
+// echo is a backend that opens an envelope to its own ciphertext. What the pipe
+// does to it is what these tests are about; the real thing is tested behind the
+// pipe in package hsm.
+type echo struct {
+	cfg  hsm.Config
+	hold chan struct{} // Open of the handle "hold" waits for it
+
+	mu        sync.Mutex
+	cancelled int
+	given     [][]byte // every plaintext that was handed over
+}
+
+func (e *echo) Open(ctx context.Context, handle string, env *boundary.Envelope) (*boundary.Opened, error) {
+	switch handle {
+	case "none":
+		return nil, boundary.ErrNoKey
+	case "bad":
+		return nil, boundary.ErrOpen
+	case "panic":
+		panic("of the test")
+	case "hold":
+		select {
+		case <-e.hold:
+		case <-ctx.Done():
+			e.mu.Lock()
+			e.cancelled++
+			e.mu.Unlock()
+			return nil, ctx.Err()
+		}
+	}
+	plaintext := bytes.Clone(env.Ciphertext)
+	e.mu.Lock()
+	e.given = append(e.given, plaintext)
+	e.mu.Unlock()
+	if e.cfg.Observe != nil {
+		e.cfg.Observe("decrypt", time.Microsecond, time.Millisecond, nil)
+	}
+	return &boundary.Opened{Plaintext: plaintext, Level: boundary.Raw, InToken: time.Millisecond}, nil
+}
+
+func (e *echo) Public(_ context.Context, handle string) (crypto.PublicKey, error) {
+	if handle == "ec" {
+		key, err := ecdh.P256().GenerateKey(rand.Reader)
+		return key.PublicKey(), err
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	return &key.PublicKey, err
+}
+
+func (e *echo) Generate(context.Context, boundary.Spec) (boundary.Generated, error) {
+	return boundary.Generated{Handle: "made"}, nil
+}
+func (e *echo) Discard(context.Context, boundary.Spec) error  { return nil }
+func (e *echo) Destroy(context.Context, string) (bool, error) { return true, nil }
+func (e *echo) Find(context.Context, string) (boundary.Found, error) {
+	return boundary.Found{}, boundary.ErrNoKey
+}
+func (e *echo) List(context.Context) ([]boundary.Found, error) { return nil, nil }
+func (e *echo) Health(context.Context) boundary.Health         { return boundary.Health{Backend: "echo"} }
+func (e *echo) Close() error                                   { return nil }
+
+// served connects a peer with a server of echo.
+func served(t testing.TB, e *echo) *worker.Peer {
+	t.Helper()
+	ours, theirs := net.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		done <- worker.Serve(context.WithoutCancel(t.Context()), theirs, e.open, testWriter{t})
+	}()
+	p := worker.NewPeer(ours, 100, func() ([]byte, error) { return []byte("a PIN"), nil })
+	go p.Read(ours)
+	t.Cleanup(func() {
+		p.Finish(net.ErrClosed)
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	if err := p.Start(t.Context(), `{"Name":"echo"}`); err != nil {
+		t.Fatalf("starting: %v", err)
+	}
+	return p
+}
+
+func (e *echo) open(_ context.Context, cfg hsm.Config) (worker.Backend, error) {
+	e.cfg = cfg
+	return e, nil
+}
+
+type testWriter struct{ testing.TB }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.Logf("%s", b)
+	return len(b), nil
+}
+
+func envelope(content string) *boundary.Envelope {
+	return &boundary.Envelope{Alg: boundary.RSAOAEP256, Enc: boundary.A256GCM, EncryptedKey: make([]byte, 256),
+		IV: make([]byte, 12), Ciphertext: []byte(content), Tag: make([]byte, 16), AAD: []byte("header")}
+}

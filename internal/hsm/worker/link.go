@@ -1,0 +1,271 @@
+package worker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// A frame is a length, a kind, the number of the call that it belongs to, and a
+// payload: 4, 1, 8 and the rest, numbers big-endian. The length counts
+// everything after itself.
+const (
+	lengthSize = 4
+	headSize   = lengthSize + 1 + 8
+	// maxFrame has room for the largest envelope that a config can allow (64 MiB
+	// in base64), and for a list of tens of thousands of keys.
+	maxFrame = 65 << 20
+	// pooledFrame is the largest buffer that is kept for later.
+	pooledFrame = 64 << 10
+)
+
+// frame is one that was read. Its payload is nobody else's.
+type frame struct {
+	kind    kind
+	id      uint64
+	payload []byte
+}
+
+// buffer is a frame that is being written, from its length on.
+type buffer struct{ b []byte }
+
+var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 4<<10)} }}
+
+// newBuffer begins a frame.
+func newBuffer(k kind, id uint64) *buffer {
+	f := buffers.Get().(*buffer)
+	f.b = append(f.b[:0], 0, 0, 0, 0, byte(k))
+	f.b = binary.BigEndian.AppendUint64(f.b, id)
+	return f
+}
+
+// reserve makes room for n more bytes. What a slice outgrows stays behind in
+// memory, so a frame with a secret is given its room first.
+func (f *buffer) reserve(n int) {
+	if cap(f.b)-len(f.b) < n {
+		grown := append(make([]byte, 0, len(f.b)+n), f.b...)
+		clear(f.b)
+		f.b = grown
+	}
+}
+
+// wipe ends a frame: it may have held a PIN or a plaintext.
+func (f *buffer) wipe() {
+	clear(f.b[:cap(f.b)])
+	if cap(f.b) <= pooledFrame {
+		buffers.Put(f)
+	}
+}
+
+// errTooLarge: a message does not fit into a frame.
+var errTooLarge = errors.New("the message is too large for the pipe")
+
+// link writes frames to the other process. Whoever sends waits neither for the
+// other process to read nor for others who send: the first one writes, and takes
+// along what has come meanwhile; what does not fit into the pipe at once is left
+// to a goroutine. Mostly nobody else is there, and a frame is one write(2).
+type link struct {
+	conn net.Conn
+	raw  syscall.RawConn // nil: not one of the kernel's
+
+	mu      sync.Mutex
+	queue   []*buffer
+	writing bool  // somebody will take the queue along
+	err     error // nothing is written any more
+}
+
+func newLink(conn net.Conn) *link {
+	l := &link{conn: conn}
+	if c, ok := conn.(syscall.Conn); ok {
+		l.raw, _ = c.SyscallConn() // else every frame is left to a goroutine
+	}
+	return l
+}
+
+// send puts a frame on its way and takes it over, whatever comes of it.
+func (l *link) send(f *buffer) error {
+	if len(f.b) > lengthSize+maxFrame {
+		f.wipe()
+		return errTooLarge
+	}
+	binary.BigEndian.PutUint32(f.b, uint32(len(f.b)-lengthSize))
+	l.mu.Lock()
+	if err := l.err; err != nil {
+		l.mu.Unlock()
+		f.wipe()
+		return err
+	}
+	l.queue = append(l.queue, f)
+	first := !l.writing
+	l.writing = true
+	l.mu.Unlock()
+	if first {
+		l.write(false)
+	}
+	return nil
+}
+
+// turns is how often one who sends takes along what others have sent.
+const turns = 4
+
+// write writes what is queued until nothing is left. Who must not wait leaves
+// what has to be waited for.
+func (l *link) write(wait bool) {
+	for turn := 1; ; turn++ {
+		queue := l.take()
+		if len(queue) == 0 {
+			return
+		}
+		rest := make(net.Buffers, len(queue))
+		for i, f := range queue {
+			rest[i] = f.b
+		}
+		if turn <= turns || wait {
+			l.attempt(&rest)
+		}
+		if len(rest) > 0 && !wait {
+			go func() {
+				l.finish(queue, rest)
+				l.write(true)
+			}()
+			return
+		}
+		l.finish(queue, rest)
+	}
+}
+
+// take returns what is queued, or makes room for another writer.
+func (l *link) take() []*buffer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	queue := l.queue
+	l.queue = nil
+	l.writing = len(queue) > 0
+	return queue
+}
+
+// attempt writes what fits into the pipe now. What is wrong with the pipe shows
+// again when the rest is written.
+func (l *link) attempt(rest *net.Buffers) {
+	if l.raw == nil {
+		return
+	}
+	_ = l.raw.Write(func(fd uintptr) bool {
+		n, err := unix.Writev(int(fd), *rest)
+		if err != nil {
+			n = 0
+		}
+		for n > 0 {
+			first := &(*rest)[0]
+			taken := min(n, len(*first))
+			*first = (*first)[taken:]
+			if n -= taken; len(*first) == 0 {
+				*rest = (*rest)[1:]
+			}
+		}
+		return true // whatever was written
+	})
+}
+
+// finish writes the rest of what was taken from the queue, and wipes it all.
+func (l *link) finish(queue []*buffer, rest net.Buffers) {
+	if len(rest) > 0 {
+		if _, err := rest.WriteTo(l.conn); err != nil {
+			l.close(err)
+		}
+	}
+	for _, f := range queue {
+		f.wipe()
+	}
+}
+
+// close ends both directions: nothing is written any more, and whoever reads
+// learns that it is over.
+func (l *link) close(why error) {
+	l.mu.Lock()
+	queue := l.queue
+	l.queue = nil
+	if l.err == nil {
+		l.err = fmt.Errorf("writing to the pipe: %w", why)
+	}
+	l.mu.Unlock()
+	for _, f := range queue {
+		f.wipe()
+	}
+	_ = l.conn.Close() // it may be closed already
+}
+
+// reader reads frames. What it has read ahead is wiped as soon as it has been
+// handed on.
+type reader struct {
+	conn       io.Reader
+	buf        []byte
+	start, end int // what of buf has been read and not handed on
+}
+
+func newReader(conn io.Reader) *reader { return &reader{conn: conn, buf: make([]byte, 16<<10)} }
+
+// next reads one frame. An error ends the connection: there is no way to find
+// the beginning of another frame.
+func (r *reader) next() (frame, error) {
+	if err := r.need(headSize); err != nil {
+		return frame{}, err
+	}
+	head := r.buf[r.start:]
+	size := int(binary.BigEndian.Uint32(head))
+	if size < headSize-lengthSize || size > maxFrame {
+		return frame{}, fmt.Errorf("a frame of %d bytes, want %d to %d", size, headSize-lengthSize, maxFrame)
+	}
+	f := frame{kind: kind(head[lengthSize]), id: binary.BigEndian.Uint64(head[lengthSize+1:])}
+	r.taken(headSize)
+	f.payload = make([]byte, size-(headSize-lengthSize))
+	n := copy(f.payload, r.buf[r.start:r.end])
+	r.taken(n)
+	if _, err := io.ReadFull(r.conn, f.payload[n:]); err != nil {
+		clear(f.payload)
+		return frame{}, fmt.Errorf("reading a frame: %w", noEOF(err))
+	}
+	return f, nil
+}
+
+// need reads until n bytes are in the buffer. io.EOF is an end between frames.
+func (r *reader) need(n int) error {
+	if r.end-r.start >= n {
+		return nil
+	}
+	if len(r.buf)-r.start < n {
+		moved := copy(r.buf, r.buf[r.start:r.end])
+		clear(r.buf[max(moved, r.start):r.end])
+		r.start, r.end = 0, moved
+	}
+	read, err := io.ReadAtLeast(r.conn, r.buf[r.end:], n-(r.end-r.start))
+	r.end += read
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, io.EOF) && r.start == r.end:
+		return io.EOF
+	}
+	return fmt.Errorf("reading a frame: %w", noEOF(err))
+}
+
+// taken wipes what has been handed on.
+func (r *reader) taken(n int) {
+	clear(r.buf[r.start : r.start+n])
+	if r.start += n; r.start == r.end {
+		r.start, r.end = 0, 0
+	}
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

@@ -1,0 +1,352 @@
+package worker
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+)
+
+// Backend is what a worker serves. It is an [hsm.Token], or stands for one.
+type Backend interface {
+	Open(ctx context.Context, handle string, env *boundary.Envelope) (*boundary.Opened, error)
+	Public(ctx context.Context, handle string) (crypto.PublicKey, error)
+	Generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error)
+	Discard(ctx context.Context, spec boundary.Spec) error
+	Destroy(ctx context.Context, handle string) (gone bool, err error)
+	Find(ctx context.Context, query string) (boundary.Found, error)
+	List(ctx context.Context) ([]boundary.Found, error)
+	Health(ctx context.Context) boundary.Health
+	Close() error
+}
+
+// Signer is a backend with keys that sign.
+type Signer interface {
+	Sign(ctx context.Context, handle string, digest []byte) (signature []byte, err error)
+}
+
+// Holder is a backend that keeps content keys.
+type Holder interface {
+	Hold(ctx context.Context, enc string, cek []byte) (ref string, err error)
+	OpenHeld(ctx context.Context, ref string, env *boundary.Envelope) (*boundary.Opened, error)
+	Release(ctx context.Context, ref string) error
+}
+
+// OpenFunc opens a token, as [hsm.Open] does.
+type OpenFunc func(context.Context, hsm.Config) (Backend, error)
+
+// server is the worker's side of the pipe.
+type server struct {
+	link   *link
+	open   OpenFunc
+	out    io.Writer // for the log, one JSON object a line
+	in     *reader
+	ended  chan error // why nobody listens any more
+	asking sync.Mutex // one question for the PIN at a time
+
+	mu      sync.Mutex
+	backend Backend // once it is open
+	started bool
+	calls   map[uint64]context.CancelFunc
+	seen    []observation // since the last answer
+	pins    chan pinAnswer
+}
+
+type pinAnswer struct {
+	pin []byte
+	err error
+}
+
+// Serve is the worker's side. It opens a token as the process at the other end
+// of conn says, and does what is asked of it, many things at once, until the
+// other end closes the connection. The log goes to out.
+func Serve(ctx context.Context, conn net.Conn, open OpenFunc, out io.Writer) error {
+	s := &server{link: newLink(conn), open: open, out: out, calls: map[uint64]context.CancelFunc{}, pins: make(chan pinAnswer, 1)}
+	defer s.link.close(errClosed)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	s.in, s.ended = newReader(conn), make(chan error, 1)
+	go s.listen(ctx)
+	if err := <-s.ended; !errors.Is(err, io.EOF) {
+		return fmt.Errorf("serving the daemon: %w", err)
+	}
+	return nil
+}
+
+// listen takes in one frame and does what it asks for, while another goroutine
+// listens for the next: a call begins on the thread that has read it.
+func (s *server) listen(ctx context.Context) {
+	for {
+		f, err := s.in.next()
+		var do func()
+		if err == nil {
+			do, err = s.handle(ctx, f)
+		}
+		if err != nil {
+			s.ended <- err
+			return
+		}
+		if do != nil {
+			go s.listen(ctx)
+			do()
+			return
+		}
+	}
+}
+
+// handle takes one frame. What takes time is left to do.
+func (s *server) handle(ctx context.Context, f frame) (do func(), err error) {
+	switch {
+	case f.kind == cancel:
+		s.mu.Lock()
+		if stop := s.calls[f.id]; stop != nil {
+			stop()
+		}
+		s.mu.Unlock()
+		return nil, nil
+	case f.kind == pin:
+		return nil, s.told(pinAnswer{pin: f.payload})
+	case f.kind == noPIN:
+		d := decoder{b: f.payload}
+		err := d.error()
+		return nil, errors.Join(d.done(), s.told(pinAnswer{err: err}))
+	case f.kind != start && (f.kind < opOpen || f.kind >= endOfKinds):
+		return nil, fmt.Errorf("%w: a frame of kind %d", errMalformed, f.kind)
+	}
+	return s.begin(ctx, f)
+}
+
+// begin notes a call, so that it can be cancelled.
+func (s *server) begin(ctx context.Context, f frame) (do func(), err error) {
+	d := decoder{b: f.payload}
+	budget := d.duration()
+	if d.bad {
+		return nil, errMalformed
+	}
+	var stop context.CancelFunc
+	if budget > 0 {
+		ctx, stop = context.WithTimeout(ctx, budget)
+	} else {
+		ctx, stop = context.WithCancel(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.calls[f.id] != nil || (f.kind == start) == s.started {
+		stop()
+		return nil, fmt.Errorf("%w: a call out of its turn", errMalformed)
+	}
+	s.started = true
+	s.calls[f.id] = stop
+	return func() { s.serve(ctx, stop, f.kind, f.id, d) }, nil
+}
+
+// serve does one call and answers it.
+func (s *server) serve(ctx context.Context, stop context.CancelFunc, k kind, id uint64, d decoder) {
+	defer stop()
+	write, err := s.do(ctx, k, &d)
+	s.mu.Lock()
+	delete(s.calls, id)
+	seen := s.seen
+	s.seen = nil
+	s.mu.Unlock()
+	f := newBuffer(result, id)
+	f.b = appendObservations(f.b, seen)
+	if err == nil {
+		write(f)
+	} else {
+		f.b[lengthSize] = byte(failed)
+		f.b = appendError(f.b, err)
+	}
+	if err := s.link.send(f); errors.Is(err, errTooLarge) {
+		f := newBuffer(failed, id)
+		f.b = appendError(appendObservations(f.b, nil), fmt.Errorf("the answer: %w: %w", err, boundary.ErrUnsupported))
+		_ = s.link.send(f) // it fits; and if the pipe is gone nobody waits
+	}
+}
+
+// do does one call. A panic is a failure of this one, and a reason to begin
+// anew: nobody knows what it left behind.
+func (s *server) do(ctx context.Context, k kind, d *decoder) (write func(*buffer), err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.logger(slog.LevelError, "").Error("a call made the worker panic", "panic", v, "stack", string(debug.Stack()))
+			err = fmt.Errorf("a panic in the worker: %w", boundary.ErrUnavailable)
+			s.broken(err)
+		}
+	}()
+	if k == start {
+		return nothing, s.start(ctx, d)
+	}
+	s.mu.Lock()
+	backend := s.backend
+	s.mu.Unlock()
+	if backend == nil {
+		return nil, fmt.Errorf("the token is not open yet: %w", boundary.ErrUnavailable)
+	}
+	switch k {
+	case opOpen:
+		return opening(ctx, d, backend.Open)
+	case opOpenHeld:
+		if holder, ok := backend.(Holder); ok {
+			return opening(ctx, d, holder.OpenHeld)
+		}
+		return nil, boundary.ErrUnsupported
+	}
+	raw, err := rarely(ctx, backend, k, d)
+	return func(f *buffer) { f.b = append(f.b, raw...) }, err
+}
+
+func nothing(*buffer) {}
+
+// opening is the call that there are many of.
+func opening(ctx context.Context, d *decoder, open func(context.Context, string, *boundary.Envelope) (*boundary.Opened, error)) (func(*buffer), error) {
+	name, env := d.string(maxHandle), d.envelope()
+	if err := d.done(); err != nil {
+		return nil, err
+	}
+	opened, err := open(ctx, name, env)
+	if err != nil {
+		return nil, err
+	}
+	return func(f *buffer) { f.appendOpened(opened) }, nil
+}
+
+// rarely is every other call.
+func rarely(ctx context.Context, backend Backend, k kind, d *decoder) ([]byte, error) {
+	switch k {
+	case opPublic:
+		return then(backend.Public(ctx, string(d.rest())))(encodePublic)
+	case opGenerate:
+		spec, err := decodeJSON[boundary.Spec](d.rest())
+		if err != nil {
+			return nil, err
+		}
+		return then(backend.Generate(ctx, spec))(wireGenerated)
+	case opDiscard:
+		spec, err := decodeJSON[boundary.Spec](d.rest())
+		if err != nil {
+			return nil, err
+		}
+		return nil, backend.Discard(ctx, spec)
+	case opDestroy:
+		return then(backend.Destroy(ctx, string(d.rest())))(func(gone bool) ([]byte, error) { return appendBool(nil, gone), nil })
+	case opFind:
+		return then(backend.Find(ctx, string(d.rest())))(wireFound)
+	case opList:
+		return then(backend.List(ctx))(wireList)
+	case opHealth:
+		return encodeJSON(backend.Health(ctx))
+	case opClose:
+		return nil, backend.Close()
+	}
+	return ifAble(ctx, backend, k, d)
+}
+
+// ifAble is what not every backend can do.
+func ifAble(ctx context.Context, backend Backend, k kind, d *decoder) ([]byte, error) {
+	signer, signs := backend.(Signer)
+	holder, holds := backend.(Holder)
+	switch {
+	case k == opSign && signs:
+		handle := d.string(maxHandle)
+		return signer.Sign(ctx, handle, d.rest())
+	case k == opHold && holds:
+		enc, cek := d.string(maxName), d.rest()
+		defer clear(cek)
+		ref, err := holder.Hold(ctx, enc, cek)
+		return []byte(ref), err
+	case k == opRelease && holds:
+		return nil, holder.Release(ctx, string(d.rest()))
+	}
+	return nil, fmt.Errorf("%s: %w", k, boundary.ErrUnsupported)
+}
+
+// then encodes an answer if there is one.
+func then[T any](v T, err error) func(func(T) ([]byte, error)) ([]byte, error) {
+	return func(encode func(T) ([]byte, error)) ([]byte, error) {
+		if err != nil {
+			return nil, err
+		}
+		return encode(v)
+	}
+}
+
+// start opens the token.
+func (s *server) start(ctx context.Context, d *decoder) error {
+	told, err := decodeJSON[settings](d.rest())
+	if err != nil {
+		return err
+	}
+	cfg := told.Config
+	cfg.Logger = s.logger(slog.Level(told.LogLevel), cfg.Name)
+	cfg.PIN, cfg.Observe = s.pin, s.observe
+	backend, err := s.open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.backend = backend
+	return nil
+}
+
+func (s *server) logger(level slog.Level, _ string) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(s.out, &slog.HandlerOptions{Level: level}))
+}
+
+// pinWait is how long the daemon may take to read the PIN.
+const pinWait = 10 * time.Second
+
+// pin asks the daemon for the PIN. Whoever asked wipes it.
+func (s *server) pin() ([]byte, error) {
+	s.asking.Lock()
+	defer s.asking.Unlock()
+	if err := s.link.send(newBuffer(askPIN, 0)); err != nil {
+		return nil, err
+	}
+	select {
+	case a := <-s.pins:
+		return a.pin, a.err
+	case <-time.After(pinWait):
+		return nil, fmt.Errorf("the daemon did not hand over the PIN: %w", boundary.ErrUnavailable)
+	}
+}
+
+// told takes the PIN in.
+func (s *server) told(a pinAnswer) error {
+	select {
+	case s.pins <- a:
+		return nil
+	default:
+		clear(a.pin)
+		return fmt.Errorf("%w: a PIN that nobody asked for", errMalformed)
+	}
+}
+
+// observe keeps what the token tells for the next answer.
+func (s *server) observe(op string, wait, inToken time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.seen) < maxSeen {
+		s.seen = append(s.seen, observation{op, wait, inToken, err})
+	}
+}
+
+// maxSeen: what is told while nothing is answered does not pile up.
+const maxSeen = 255
+
+// broken tells the daemon to begin anew.
+func (s *server) broken(why error) {
+	f := newBuffer(broken, 0)
+	f.b = appendError(f.b, why)
+	_ = s.link.send(f) // if the pipe is gone, so is this process
+}

@@ -1,0 +1,203 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+)
+
+// worker is one process that serves the token.
+type worker struct {
+	*process
+	peer   *peer
+	login  atomic.Bool // it was handed the PIN
+	broken chan error  // why it wants to be replaced
+	since  time.Time   // when it came to serve
+}
+
+// Patience with a worker.
+const (
+	// startLimit is until the token is open: a module may have to read tens of
+	// thousands of objects.
+	startLimit = 2 * time.Minute
+	closeLimit = 5 * time.Second
+	// stable: one that served for so long did not fail at once.
+	stable = 10 * time.Second
+)
+
+// How long to wait for the next try after several that failed, at most. Where no
+// login was tried, a try costs the token nothing, and what is gone should be
+// noticed soon after it is back.
+const (
+	firstPause     = 50 * time.Millisecond
+	pauseNoLogin   = 2 * time.Second
+	pauseWithLogin = 30 * time.Second
+)
+
+// pause is how long to wait after n failures in a row.
+func pause(n int, login bool) time.Duration {
+	most := pauseNoLogin
+	if login {
+		most = pauseWithLogin
+	}
+	if n <= 0 {
+		return 0
+	}
+	return min(firstPause<<min(n-1, 20), most)
+}
+
+// mostWaiting is how many operations are with the worker at a time: in the
+// token, or waiting for a session. Whoever comes then is better told so than
+// left to wait.
+func mostWaiting(sessions int) int { return 64 + 32*sessions }
+
+// launch starts a worker and has it open the token.
+func (t *Token) launch(ctx context.Context) (_ *worker, err error) {
+	w := &worker{broken: make(chan error, 1)}
+	if w.process, err = spawn(t.cfg.Command, environment(os.Environ(), t.cfg.Env), t.log); err != nil {
+		return w, fmt.Errorf("%w: %w", boundary.ErrUnavailable, err)
+	}
+	w.peer = newPeer(w.conn, mostWaiting(t.cfg.Sessions))
+	w.peer.observe = t.tell
+	w.peer.pin = func() ([]byte, error) { w.login.Store(true); return t.cfg.PIN() }
+	w.peer.broken = func(why error) {
+		select {
+		case w.broken <- why:
+		default: // it has said so before
+		}
+	}
+	go w.peer.read(w.conn)
+	defer func() {
+		if err != nil {
+			w.kill()
+		}
+	}()
+	raw, err := encodeJSON(settings{Config: t.cfg.Config, LogLevel: int(t.cfg.LogLevel)})
+	if err != nil {
+		return w, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	_, err = w.peer.call(ctx, start, func(f *buffer) { f.b = append(f.b, raw...) })
+	if errors.Is(err, errLost) {
+		w.kill()
+		err = fmt.Errorf("the worker ended (%s) while it opened the token: %w", w.how(), err)
+	}
+	w.since = time.Now()
+	return w, err
+}
+
+// supervise replaces workers until Close.
+func (t *Token) supervise(w *worker) {
+	defer close(t.ended)
+	quick := 0 // workers in a row that did not last
+	for {
+		why := t.watch(w)
+		t.lost(w, why)
+		w.kill()
+		w.peer.finish(why)
+		if t.closing.Err() != nil {
+			return
+		}
+		served := time.Since(w.since)
+		if quick++; served > stable {
+			quick = 0
+		}
+		t.log.Error("the worker of the PKCS #11 module is gone", "worker", w.pid, "why", why, "ended", w.how(), "served", served.Round(time.Millisecond))
+		if w = t.replace(w, quick); w == nil {
+			return
+		}
+	}
+}
+
+// watch waits for a reason to replace a worker.
+func (t *Token) watch(w *worker) error {
+	tick := time.NewTicker(min(max(t.cfg.CallTimeout/10, 10*time.Millisecond), time.Second))
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.closing.Done():
+			return t.farewell(w)
+		case why := <-w.broken:
+			return why
+		case <-w.peer.done:
+			return w.peer.end
+		case <-tick.C:
+			if err := w.peer.overdue(t.limit); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// replace tries to start a worker until one serves, or the token is closed.
+func (t *Token) replace(last *worker, failures int) *worker {
+	for {
+		wait := pause(failures, last.login.Load())
+		t.pausing(wait)
+		select {
+		case <-time.After(wait):
+		case <-t.closing.Done():
+			return nil
+		}
+		t.trying()
+		w, err := t.launch(t.closing)
+		if err == nil {
+			t.serving(w)
+			return w
+		}
+		if t.closing.Err() != nil {
+			return nil
+		}
+		last = w
+		failures++
+		t.failed(err)
+		// The same again and again is not worth a line each time.
+		if failures&(failures-1) == 0 {
+			t.log.Error("a new worker could not open the token", "tries", failures, "err", err)
+		}
+	}
+}
+
+// farewell lets a worker log out and end by itself.
+func (t *Token) farewell(w *worker) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+	defer cancel()
+	_, err := w.peer.call(ctx, opClose, nothing)
+	w.peer.finish(errClosed)
+	select {
+	case <-w.process.done:
+	case <-ctx.Done():
+	}
+	if err != nil {
+		t.closeErr = fmt.Errorf("closing the token: %w", err)
+	}
+	return errClosed
+}
+
+// Close lets operations in the token finish for a moment, logs out and ends the
+// worker.
+func (t *Token) Close() error {
+	t.stop()
+	<-t.ended
+	return t.closeErr
+}
+
+// limit is the longest that an answer can take from a worker that is alive: the
+// worker watches its calls into the module itself, and this is for one that does
+// not any more.
+func (t *Token) limit(k kind) time.Duration {
+	switch k {
+	case opOpen, opOpenHeld, opHold, opRelease, opSign, opHealth:
+		return t.cfg.SessionWait + 3*t.cfg.CallTimeout
+	case start, opClose:
+		return startLimit
+	}
+	return hsm.ManageLimit + t.cfg.CallTimeout
+}

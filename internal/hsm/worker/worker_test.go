@@ -1,0 +1,228 @@
+package worker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+	"keyd/internal/hsm/worker"
+)
+
+func TestAnswersFindWhoAskedWhateverTheirOrder(t *testing.T) {
+	e := &echo{hold: make(chan struct{})}
+	p := served(t, e)
+	slow := make(chan error, 1)
+	go func() {
+		_, err := p.Open(t.Context(), "hold", envelope("slow"))
+		slow <- err
+	}()
+	var wg sync.WaitGroup
+	for caller := range 20 {
+		wg.Go(func() {
+			for n := range 50 {
+				want := fmt.Sprintf("%d of %d", n, caller)
+				// Some do not fit into what either side reads at once.
+				want += strings.Repeat("x", (n%3)*20_000)
+				got, err := p.Open(t.Context(), "k", envelope(want))
+				if err != nil || string(got.Plaintext) != want || got.Level != boundary.Raw || got.InToken != time.Millisecond {
+					t.Errorf("Open = %.60v, %v, want %.40q", got, err, want)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case err := <-slow:
+		t.Fatalf("the slow one came back before its time: %v", err)
+	default:
+	}
+	close(e.hold)
+	if err := <-slow; err != nil {
+		t.Error(err)
+	}
+	if p.Observed != 1001 {
+		t.Errorf("%d operations were observed, want 1001", p.Observed)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, plaintext := range e.given {
+		if len(bytes.Trim(plaintext, "\x00")) != 0 {
+			t.Fatal("a plaintext is still in the worker after it was sent")
+		}
+	}
+}
+
+func TestWhoGoesIsNotWaitedFor(t *testing.T) {
+	e := &echo{hold: make(chan struct{})}
+	p := served(t, e)
+	asks := func(ctx context.Context, cancel context.CancelFunc, want error) {
+		t.Helper()
+		defer cancel()
+		if _, err := p.Open(ctx, "hold", envelope("x")); !errors.Is(err, want) {
+			t.Errorf("Open: %v, want %v", err, want)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(5*time.Millisecond, cancel)
+	asks(gone, cancel, context.Canceled)
+	late, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	asks(late, cancel, context.DeadlineExceeded)
+	for range 1000 {
+		e.mu.Lock()
+		n := e.cancelled
+		e.mu.Unlock()
+		if n == 2 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the worker was not told that nobody waits")
+}
+
+func TestErrorsKeepTheirMeaningAndTheirText(t *testing.T) {
+	for _, want := range []error{
+		boundary.ErrOpen, boundary.ErrNoKey, boundary.ErrAmbiguous, boundary.ErrBusy, boundary.ErrUnavailable, boundary.ErrUnsupported,
+		hsm.ErrPINRefused, hsm.ErrPINLocked, context.Canceled, context.DeadlineExceeded,
+	} {
+		got, whole := worker.RoundTrip(fmt.Errorf("doing it: %w", want))
+		if !whole || !errors.Is(got, want) || want != boundary.ErrOpen && got.Error() != "doing it: "+want.Error() {
+			t.Errorf("%v became %v (whole: %t)", want, got, whole)
+		}
+		if errors.Is(got, boundary.ErrUnavailable) && want != boundary.ErrUnavailable {
+			t.Errorf("%v became unavailable too", want)
+		}
+	}
+	if got, whole := worker.RoundTrip(boundary.ErrOpen); got != boundary.ErrOpen || !whole {
+		t.Errorf("an envelope that does not open became %v", got)
+	}
+	both := errors.Join(boundary.ErrBusy, context.DeadlineExceeded)
+	if got, _ := worker.RoundTrip(both); !errors.Is(got, boundary.ErrBusy) || !errors.Is(got, context.DeadlineExceeded) {
+		t.Errorf("two at once became %v", got)
+	}
+	long := errors.New(strings.Repeat("ä", 10_000) + "\xff")
+	if got, whole := worker.RoundTrip(long); !whole || len(got.Error()) > 9000 || len(got.Error()) < 8000 {
+		t.Errorf("a long text became one of %d bytes (whole: %t)", len(got.Error()), whole)
+	}
+}
+
+func TestRefusalsArriveAsTheyAre(t *testing.T) {
+	p := served(t, &echo{})
+	for handle, want := range map[string]error{"none": boundary.ErrNoKey, "bad": boundary.ErrOpen, "panic": boundary.ErrUnavailable} {
+		if got, err := p.Open(t.Context(), handle, envelope("x")); !errors.Is(err, want) {
+			t.Errorf("%s: Open = %v, %v, want %v", handle, got, err, want)
+		}
+	}
+	if _, err := p.Open(t.Context(), "k", envelope("x")); err != nil {
+		t.Errorf("after a panic: %v", err)
+	}
+	if len(p.Broken) != 1 {
+		t.Errorf("the worker asked %d times to be replaced after a panic, want once", len(p.Broken))
+	}
+}
+
+func TestOnlySoManyWaitForTheWorker(t *testing.T) {
+	e := &echo{hold: make(chan struct{})}
+	p := served(t, e)
+	var wg sync.WaitGroup
+	errs := make(chan error, 150)
+	for range 150 {
+		wg.Go(func() {
+			_, err := p.Open(t.Context(), "hold", envelope("x"))
+			errs <- err
+		})
+	}
+	refused := 0
+	for range 50 { // those that do not wait
+		if err := <-errs; errors.Is(err, boundary.ErrBusy) {
+			refused++
+		}
+	}
+	if refused != 50 {
+		t.Errorf("%d were refused, want 50", refused)
+	}
+	if err := p.Overdue(time.Hour); err != nil {
+		t.Errorf("nothing is overdue yet: %v", err)
+	}
+	time.Sleep(time.Millisecond)
+	if err := p.Overdue(time.Millisecond); !errors.Is(err, boundary.ErrUnavailable) {
+		t.Errorf("Overdue: %v, want boundary.ErrUnavailable", err)
+	}
+	close(e.hold)
+	wg.Wait()
+}
+
+func TestEveryCallIsAnsweredWhenThePipeEnds(t *testing.T) {
+	ours, theirs := net.Pipe()
+	p := worker.NewPeer(ours, 10, nil)
+	go p.Read(ours)
+	go func() {
+		_, _ = theirs.Read(make([]byte, 10)) // part of a frame, and then no more
+		_ = theirs.Close()
+	}()
+	for range 3 {
+		if _, err := p.Open(t.Context(), "k", envelope("x")); !errors.Is(err, boundary.ErrUnavailable) {
+			t.Errorf("Open: %v, want boundary.ErrUnavailable", err)
+		}
+	}
+}
+
+func TestTheModuleSeesOnlyTheVariablesThatModulesRead(t *testing.T) {
+	got := worker.Environment([]string{
+		"HOME=/var/lib/keyd", "SOFTHSM2_CONF=/etc/x", "TPM2_PKCS11_STORE=/s", "THE_PIN=1234", "AWS_SECRET_ACCESS_KEY=x",
+		"CREDENTIALS_DIRECTORY=/c", "NOTIFY_SOCKET=/n", "SOFTHSM2_CONFIG=no", "LD_PRELOAD=/evil.so", "PATH=/bin",
+	}, []string{"VENDOR=1"})
+	want := "GOTRACEBACK=none HOME=/var/lib/keyd SOFTHSM2_CONF=/etc/x TPM2_PKCS11_STORE=/s VENDOR=1"
+	if strings.Join(got, " ") != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestPausesGrowToALimit(t *testing.T) {
+	for _, tc := range []struct {
+		failures int
+		login    bool
+		want     time.Duration
+	}{{0, true, 0}, {1, true, 50 * time.Millisecond}, {3, false, 200 * time.Millisecond}, {50, false, 2 * time.Second}, {50, true, 30 * time.Second}, {1 << 40, true, 30 * time.Second}} {
+		if got := worker.Pause(tc.failures, tc.login); got != tc.want {
+			t.Errorf("after %d failures (login: %t): %s, want %s", tc.failures, tc.login, got, tc.want)
+		}
+	}
+}
+
+type closer struct{ *strings.Reader }
+
+func (closer) Close() error { return nil }
+
+func TestTheWorkersLogBecomesTheDaemons(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	worker.Relay(closer{strings.NewReader(`{"time":"x","level":"WARN","msg":"from the worker","backend":"hsm","n":1}
+{"time":"x","level":"DEBUG","msg":"not wanted"}
+{"level":"none","msg":"odd"}
+` + strings.Repeat("y", 100_000) + `
+SIGSEGV: segmentation violation
+`)}, log)
+	text := out.String()
+	for _, want := range []string{`level=WARN msg="from the worker" n=1`, "odd", "SIGSEGV", strings.Repeat("y", 8000)} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %.40q in %.2000s", want, text)
+		}
+	}
+	if strings.Contains(text, "not wanted") || len(text) > 20_000 {
+		t.Errorf("%d bytes: %.500s", len(text), text)
+	}
+	out.Reset()
+	worker.Relay(closer{strings.NewReader(strings.Repeat("again and again\n", 100_000))}, log)
+	if n := strings.Count(out.String(), "again"); n > 500 || !strings.Contains(out.String(), "more than is logged") {
+		t.Errorf("%d lines of a module that does not stop were logged", n)
+	}
+}
