@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,7 +31,12 @@ type testDaemon struct {
 // DIR in them is the daemon's folder.
 func startDaemon(tb testing.TB, wise http.Handler, edits ...string) *testDaemon {
 	tb.Helper()
-	dir := tb.TempDir()
+	return startDaemonAs(tb, nil, tb.TempDir(), wise, edits...)
+}
+
+// startDaemonAs does it in dir and as another user, who is given the folder.
+func startDaemonAs(tb testing.TB, user *syscall.Credential, dir string, wise http.Handler, edits ...string) *testDaemon {
+	tb.Helper()
 	d := &testDaemon{dir: dir, client: filepath.Join(dir, "keyd.sock"), admin: filepath.Join(dir, "admin.sock")}
 	execute(tb, "../../softhsm/token.sh", filepath.Join(dir, "token"), "keyd")
 	tb.Setenv("SOFTHSM2_CONF", filepath.Join(dir, "token", "softhsm2.conf"))
@@ -40,6 +47,10 @@ func startDaemon(tb testing.TB, wise http.Handler, edits ...string) *testDaemon 
 	execute(tb, "go", "build", "-o", bin, ".")
 	daemon := exec.CommandContext(tb.Context(), bin, "serve", "--config", path)
 	daemon.Stderr = tb.Output()
+	if user != nil {
+		execute(tb, "chown", "-R", fmt.Sprintf("%d:%d", user.Uid, user.Gid), dir)
+		daemon.SysProcAttr = &syscall.SysProcAttr{Credential: user}
+	}
 	daemon.Cancel = func() error { return daemon.Process.Signal(os.Interrupt) }
 	if err := daemon.Start(); err != nil {
 		tb.Fatal(err)

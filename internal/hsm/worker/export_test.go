@@ -12,6 +12,9 @@ import (
 // Environment exposes environment.
 func Environment(all, more []string) []string { return environment(all, more) }
 
+// Passing exposes passing.
+var Passing = passing
+
 // Relay exposes relay.
 var Relay = relay
 

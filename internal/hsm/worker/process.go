@@ -18,11 +18,11 @@ const PipeFD = 3
 
 // process is a worker as the kernel sees it.
 type process struct {
-	pid  int
-	conn net.Conn
-	done chan struct{} // closed when it has ended
-	end  error         // how, when done is closed
-	cmd  *exec.Cmd
+	pid   int
+	conn  net.Conn
+	ended chan struct{} // closed when it has ended
+	end   error         // how, then
+	cmd   *exec.Cmd
 }
 
 // spawn starts a worker. It gets no descriptor but the pipe and somewhere to
@@ -41,7 +41,7 @@ func spawn(command, env []string, log *slog.Logger) (*process, error) {
 		return nil, fmt.Errorf("starting a worker: %w", err)
 	}
 	defer func() { _ = says.Close() }()
-	p := &process{conn: ours, done: make(chan struct{})}
+	p := &process{conn: ours, ended: make(chan struct{})}
 	p.cmd = &exec.Cmd{Path: command[0], Args: command[1:], Env: env, Stdout: says, Stderr: says, ExtraFiles: []*os.File{theirs},
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}}
 	started := make(chan error)
@@ -56,7 +56,7 @@ func spawn(command, env []string, log *slog.Logger) (*process, error) {
 			return
 		}
 		p.end = p.cmd.Wait()
-		close(p.done)
+		close(p.ended)
 	}()
 	if err := <-started; err != nil {
 		_, _ = ours.Close(), said.Close()
@@ -86,7 +86,7 @@ func socketPair() (net.Conn, *os.File, error) {
 // kill ends it, whatever its module is doing, and waits for that.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended by itself
-	<-p.done
+	<-p.ended
 }
 
 // how says how it ended, for people.

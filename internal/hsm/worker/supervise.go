@@ -172,7 +172,7 @@ func (t *Token) farewell(w *worker) error {
 	_, err := w.peer.call(ctx, opClose, nothing)
 	w.peer.finish(errClosed)
 	select {
-	case <-w.process.done:
+	case <-w.ended:
 	case <-ctx.Done():
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -89,20 +90,25 @@ func TestWhoGoesIsNotWaitedFor(t *testing.T) {
 }
 
 func TestErrorsKeepTheirMeaningAndTheirText(t *testing.T) {
-	for _, want := range []error{
-		boundary.ErrOpen, boundary.ErrNoKey, boundary.ErrAmbiguous, boundary.ErrBusy, boundary.ErrUnavailable, boundary.ErrUnsupported,
+	all := []error{
+		boundary.ErrNoKey, boundary.ErrAmbiguous, boundary.ErrBusy, boundary.ErrUnavailable, boundary.ErrUnsupported,
 		hsm.ErrPINRefused, hsm.ErrPINLocked, context.Canceled, context.DeadlineExceeded,
-	} {
+	}
+	for i, want := range all {
 		got, whole := worker.RoundTrip(fmt.Errorf("doing it: %w", want))
-		if !whole || !errors.Is(got, want) || want != boundary.ErrOpen && got.Error() != "doing it: "+want.Error() {
+		if !whole || got.Error() != "doing it: "+want.Error() {
 			t.Errorf("%v became %v (whole: %t)", want, got, whole)
 		}
-		if errors.Is(got, boundary.ErrUnavailable) && want != boundary.ErrUnavailable {
-			t.Errorf("%v became unavailable too", want)
+		for j, other := range all {
+			if errors.Is(got, other) != (i == j) {
+				t.Errorf("%v became %v", want, other)
+			}
 		}
 	}
-	if got, whole := worker.RoundTrip(boundary.ErrOpen); got != boundary.ErrOpen || !whole {
-		t.Errorf("an envelope that does not open became %v", got)
+	for _, refused := range []error{boundary.ErrOpen, fmt.Errorf("because of a padding: %w", boundary.ErrOpen)} {
+		if got, whole := worker.RoundTrip(refused); !errors.Is(got, boundary.ErrOpen) || got.Error() != boundary.ErrOpen.Error() || !whole {
+			t.Errorf("an envelope that does not open became %v", got)
+		}
 	}
 	both := errors.Join(boundary.ErrBusy, context.DeadlineExceeded)
 	if got, _ := worker.RoundTrip(both); !errors.Is(got, boundary.ErrBusy) || !errors.Is(got, context.DeadlineExceeded) {
@@ -183,6 +189,18 @@ func TestTheModuleSeesOnlyTheVariablesThatModulesRead(t *testing.T) {
 	want := "GOTRACEBACK=none HOME=/var/lib/keyd SOFTHSM2_CONF=/etc/x TPM2_PKCS11_STORE=/s VENDOR=1"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestTheVariablesThatPassAreInTheManual(t *testing.T) {
+	manual, err := os.ReadFile("../../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range worker.Passing {
+		if !strings.Contains(strings.ReplaceAll(string(manual), "\\", ""), name) {
+			t.Errorf("docs/operations.md does not name %s", name)
+		}
 	}
 }
 
