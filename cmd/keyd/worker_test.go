@@ -27,7 +27,7 @@ func (d *testDaemon) workers(tb testing.TB) []int {
 		more, _ := os.ReadFile(task) // the thread may have ended
 		raw = append(raw, more...)
 	}
-	for _, field := range strings.Fields(string(raw)) {
+	for field := range strings.FieldsSeq(string(raw)) {
 		pid, err := strconv.Atoi(field)
 		if err != nil {
 			tb.Fatal(err)
