@@ -143,7 +143,7 @@ func newTarget(b *testing.B) *target {
 	if err != nil {
 		b.Fatal(err)
 	}
-	sealed, err := jwe.Seal(public.(*rsa.PublicKey), jwe.SealHeader{KID: v.KID, Enc: "A256GCM"}, make([]byte, benchPlaintext))
+	sealed, err := jwe.Seal(public.(*rsa.PublicKey), jwe.SealHeader{Alg: jwe.SealRSAOAEP256, KID: v.KID, Enc: "A256GCM"}, make([]byte, benchPlaintext))
 	if err != nil {
 		b.Fatal(err)
 	}

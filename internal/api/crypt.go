@@ -97,7 +97,7 @@ func (s *Server) seal(x *exchange, p *Partner) (*client.Sealed, error) {
 	if !ok {
 		return nil, fmt.Errorf("the stored public key of %s is a %T", p.Name, public)
 	}
-	header := jwe.SealHeader{URL: path, Enc: p.SealEnc}
+	header := jwe.SealHeader{Alg: jwe.SealRSAOAEP256, URL: path, Enc: p.SealEnc}
 	if p.KIDInJOSE {
 		header.KID = kid
 	}

@@ -56,7 +56,7 @@ func BenchmarkParse(b *testing.B) {
 func BenchmarkSeal(b *testing.B) {
 	plaintext := make([]byte, 1000)
 	for b.Loop() {
-		if _, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{KID: "k", Enc: boundary.A256GCM}, plaintext); err != nil {
+		if _, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, KID: "k", Enc: boundary.A256GCM}, plaintext); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -125,7 +125,7 @@ func TestGoJOSEOpensWhatIsSealed(t *testing.T) {
 	for _, enc := range encs() {
 		for _, size := range []int{0, 1, 15, 16, 17, 5000} {
 			want := bytes.Repeat([]byte("x"), size)
-			compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{KID: "k", URL: "/v1", Enc: enc}, want)
+			compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, KID: "k", URL: "/v1", Enc: enc}, want)
 			if err != nil {
 				t.Fatalf("%s, %d bytes: %v", enc, size, err)
 			}

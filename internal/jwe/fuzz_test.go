@@ -79,7 +79,7 @@ func FuzzSealOpen(f *testing.F) {
 	f.Add("\xff", "\ufffd", []byte("x"), uint8(3))
 	f.Fuzz(func(t *testing.T, kid, url string, plaintext []byte, i uint8) {
 		enc := encs()[int(i)%len(encs())]
-		compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{KID: kid, URL: url, Enc: enc}, plaintext)
+		compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, KID: kid, URL: url, Enc: enc}, plaintext)
 		if err != nil {
 			if !errors.Is(err, jwe.ErrMalformed) && !errors.Is(err, jwe.ErrTooLarge) {
 				t.Errorf("Seal: %v", err)

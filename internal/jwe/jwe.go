@@ -1,7 +1,8 @@
 // Package jwe reads and makes the envelopes partners send, JWE in compact
 // serialization (RFC 7516 §7.1), without ever holding a private key: [Parse]
-// turns one into a [boundary.Envelope] for a backend to open, [Seal] makes one
-// for a partner's public key.
+// turns one into a [boundary.Envelope] for a backend to open, [ParseDirect] one
+// that answers a request under that request's own content key, and [Seal] makes
+// one for a partner's public key.
 //
 // The parser is keyd's own and strict. An envelope has one spelling, so no line
 // breaks, no base64 padding, no loose bits, no lengths but the right ones; and

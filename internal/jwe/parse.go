@@ -27,14 +27,7 @@ var strict = base64.RawURLEncoding.Strict()
 // Nothing is trimmed: an envelope that came out of a file with a line break at
 // its end is refused, with a message that says so.
 func Parse(compact []byte, p Policy) (*Message, error) {
-	if len(compact) > p.MaxSize {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLarge, len(compact), p.MaxSize)
-	}
-	split, err := split(compact)
-	if err != nil {
-		return nil, err
-	}
-	h, err := readHeader(split[0])
+	split, h, err := begin(compact, p.MaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -42,14 +35,51 @@ func Parse(compact []byte, p Policy) (*Message, error) {
 		return nil, err
 	}
 	m := &Message{KID: h.kid, Envelope: boundary.Envelope{Alg: h.alg, Enc: h.enc}}
-	env := &m.Envelope
 	if boundary.KeyAlgorithm(h.alg) == boundary.ECDHES {
-		if err := h.agreement.agree(env); err != nil {
+		if err := h.agreement.agree(&m.Envelope); err != nil {
 			return nil, err
 		}
 	}
+	return m.finish(len(compact), split)
+}
+
+// ParseDirect reads the reply of an exchange: an envelope under the content key
+// that was made for its request with [SealKeeping], of the same enc. Nothing
+// else is read here, and nothing of the kind by [Parse]: a "dir" that stood
+// where an envelope for the hardware is expected would be one that whoever
+// knows some content key can forge.
+func ParseDirect(compact []byte, enc string, maxSize int) (*Message, error) {
+	split, h, err := begin(compact, maxSize)
+	switch {
+	case err != nil:
+		return nil, err
+	case h.alg != boundary.Direct:
+		return nil, fmt.Errorf("%w: alg %+.32q, the reply of an exchange has %s", ErrAlgorithm, h.alg, boundary.Direct)
+	case h.enc != enc:
+		return nil, fmt.Errorf("%w: enc %+.32q, the request had %s", ErrAlgorithm, h.enc, enc)
+	}
+	m := &Message{KID: h.kid, Envelope: boundary.Envelope{Alg: boundary.Direct, Enc: enc}}
+	return m.finish(len(compact), split)
+}
+
+// begin reads an envelope as far as its header.
+func begin(compact []byte, maxSize int) (five [5][]byte, h header, err error) {
+	if len(compact) > maxSize {
+		return five, h, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLarge, len(compact), maxSize)
+	}
+	if five, err = split(compact); err != nil {
+		return five, h, err
+	}
+	h, err = readHeader(five[0])
+	return five, h, err
+}
+
+// finish decodes the parts of an envelope whose header is allowed. size is how
+// long all of it is.
+func (m *Message) finish(size int, split [5][]byte) (_ *Message, err error) {
+	env := &m.Envelope
 	// One buffer has room for all parts: the first as it is, the others decoded.
-	buf := append(make([]byte, 0, len(split[0])+strict.DecodedLen(len(compact)-len(split[0]))), split[0]...)
+	buf := append(make([]byte, 0, len(split[0])+strict.DecodedLen(size-len(split[0]))), split[0]...)
 	env.AAD = slices.Clip(buf)
 	for i, to := range []*[]byte{&env.EncryptedKey, &env.IV, &env.Ciphertext, &env.Tag} {
 		start := len(buf)
@@ -134,7 +164,7 @@ func checkLengths(env *boundary.Envelope) error {
 	shape, _ := boundary.ContentOf(env.Enc)
 	keys, say := moduli, "256, 384 or 512"
 	switch env.Alg {
-	case boundary.ECDHES: // RFC 7518 §4.6: the empty octet string
+	case boundary.ECDHES, boundary.Direct: // RFC 7518 §4.5 and §4.6: the empty octet string
 		keys, say = []int{0}, "none"
 	case boundary.ECDHESA128KW, boundary.ECDHESA256KW: // RFC 3394 §2.2.1
 		keys, say = []int{shape.CEK + 8}, strconv.Itoa(shape.CEK+8)

@@ -1,62 +1,104 @@
 package jwe
 
 import (
-	"crypto/rsa"
+	"crypto"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
 
-	"github.com/go-jose/go-jose/v4"
-
 	"keyd/internal/boundary"
 )
 
-// minBits is the shortest RSA modulus [Seal] encrypts to (NIST SP 800-131A).
-const minBits = 2048
+// SealAlg is the alg of an envelope that keyd makes. It is a type of its own
+// because the two directions do not allow the same: RSA1_5 is only a poor way
+// to seal, while to open it is an oracle (Bleichenbacher), so it stands among
+// these and in no [Policy].
+type SealAlg string
 
-// SealHeader is what the protected header says besides the alg, which is
-// RSA-OAEP-256.
+// The algs to seal with (RFC 7518 §4.1).
+const (
+	SealRSAOAEP256   SealAlg = boundary.RSAOAEP256
+	SealECDHES       SealAlg = boundary.ECDHES
+	SealECDHESA128KW SealAlg = boundary.ECDHESA128KW
+	SealECDHESA256KW SealAlg = boundary.ECDHESA256KW
+	// SealRSA15 is for a partner that takes nothing better, and whose own
+	// private key it is that is at risk.
+	SealRSA15 SealAlg = "RSA1_5"
+)
+
+// SealAlgs are all of them.
+var SealAlgs = []SealAlg{SealRSAOAEP256, SealECDHES, SealECDHESA128KW, SealECDHESA256KW, SealRSA15}
+
+// SealHeader is what the protected header of an envelope says.
 type SealHeader struct {
+	Alg SealAlg
+	Enc string // one of those boundary knows
 	KID string // left out where ""
 	URL string // left out where ""
-	Enc string // one of those boundary knows
+	// APU and APV go into the key derivation of ECDH-ES (RFC 7518 §4.6.1);
+	// left out where empty.
+	APU, APV []byte
+	// Extra are members besides these, as JSON encodes them. Those that say how
+	// an envelope is made or whom to believe cannot be among them.
+	Extra map[string]any
 }
 
-// Seal encrypts plaintext to a partner's public key. The plaintext is left as
-// it was; the content key made for it is go-jose's and is not wiped.
-func Seal(pub *rsa.PublicKey, h SealHeader, plaintext []byte) (string, error) {
-	if pub == nil || pub.N == nil {
-		return "", errors.New("sealing a JWE: no public key")
-	}
-	if bits := pub.N.BitLen(); bits < minBits {
-		return "", fmt.Errorf("sealing a JWE: the public key has %d bits, want %d or more", bits, minBits)
-	}
-	if _, known := boundary.ContentOf(h.Enc); !known {
-		return "", fmt.Errorf("sealing a JWE: %w: enc %+.32q", ErrAlgorithm, h.Enc)
-	}
-	if !faithful(h.KID) || !faithful(h.URL) { // would be sent as other names than these
-		return "", fmt.Errorf("sealing a JWE: %w: the kid or the url is not Unicode", ErrMalformed)
-	}
-	options := &jose.EncrypterOptions{}
-	if h.URL != "" {
-		options.WithHeader("url", h.URL)
-	}
-	recipient := jose.Recipient{Algorithm: jose.RSA_OAEP_256, Key: pub, KeyID: h.KID}
-	encrypter, err := jose.NewEncrypter(jose.ContentEncryption(h.Enc), recipient, options)
-	if err != nil {
-		return "", fmt.Errorf("sealing a JWE: %w", err)
-	}
-	sealed, err := encrypter.Encrypt(plaintext)
-	if err != nil {
-		return "", fmt.Errorf("sealing a JWE: %w", err)
-	}
-	compact, err := sealed.CompactSerialize()
-	if err != nil {
-		return "", fmt.Errorf("sealing a JWE: %w", err)
-	}
-	if part, _, _ := strings.Cut(compact, "."); base64.RawURLEncoding.DecodedLen(len(part)) > maxHeader {
-		return "", fmt.Errorf("sealing a JWE: %w: the header is longer than %d bytes", ErrTooLarge, maxHeader)
-	}
-	return compact, nil
+// Seal encrypts plaintext to a partner's public key: an *rsa.PublicKey or an
+// *ecdh.PublicKey, as the alg wants it. The plaintext is left as it was, the
+// content key made for it is wiped.
+func Seal(pub crypto.PublicKey, h SealHeader, plaintext []byte) (string, error) {
+	compact, cek, err := SealKeeping(pub, h, plaintext)
+	clear(cek)
+	return compact, err
 }
+
+// SealKeeping is Seal for a request whose reply comes under the same content
+// key (alg "dir", RFC 7518 §4.5; see [ParseDirect]). The caller keeps that key
+// no longer than it waits for the reply, and wipes it.
+func SealKeeping(pub crypto.PublicKey, h SealHeader, plaintext []byte) (compact string, cek []byte, err error) {
+	compact, cek, err = seal(pub, h, plaintext)
+	if err != nil {
+		return "", nil, fmt.Errorf("sealing a JWE: %w", err)
+	}
+	return compact, cek, nil
+}
+
+func seal(pub crypto.PublicKey, h SealHeader, plaintext []byte) (compact string, cek []byte, err error) {
+	shape, known := boundary.ContentOf(h.Enc)
+	if !known {
+		return "", nil, fmt.Errorf("%w: enc %+.32q", ErrAlgorithm, h.Enc)
+	}
+	members, err := h.members()
+	if err != nil {
+		return "", nil, err
+	}
+	cek, wrapped, err := newContentKey(pub, h, members)
+	if err != nil {
+		return "", nil, err
+	}
+	header, err := encodeHeader(members)
+	if err != nil {
+		clear(cek)
+		return "", nil, err
+	}
+	iv := make([]byte, shape.IV)
+	rand.Read(iv) // never fails: crypto/rand ends the process first
+	ciphertext, tag, err := encryptContent(shape, cek, iv, plaintext, []byte(header))
+	if err != nil {
+		clear(cek)
+		return "", nil, err
+	}
+	var b strings.Builder
+	b.Grow(len(header) + 4 + strict.EncodedLen(len(wrapped)) + strict.EncodedLen(len(iv)) + strict.EncodedLen(len(ciphertext)) + strict.EncodedLen(len(tag)))
+	b.WriteString(header)
+	for _, part := range [][]byte{wrapped, iv, ciphertext, tag} {
+		b.WriteByte('.')
+		b.WriteString(base64.RawURLEncoding.EncodeToString(part))
+	}
+	return b.String(), cek, nil
+}
+
+// errNoKey: there is nothing to seal to.
+var errNoKey = errors.New("no public key")

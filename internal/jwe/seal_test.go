@@ -2,6 +2,7 @@ package jwe_test
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
@@ -21,7 +22,7 @@ func TestWhatIsSealedParsesAndOpens(t *testing.T) {
 			want := make([]byte, size)
 			rand.Read(want)
 			given := slices.Clone(want)
-			compact, err := jwe.Seal(&key.PublicKey, jwe.SealHeader{KID: "the-kid", URL: "/v1/cases?a=1&b=2", Enc: enc}, given)
+			compact, err := jwe.Seal(&key.PublicKey, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, KID: "the-kid", URL: "/v1/cases?a=1&b=2", Enc: enc}, given)
 			if err != nil {
 				t.Fatalf("%s, %d bytes: %v", enc, size, err)
 			}
@@ -43,7 +44,7 @@ func TestWhatIsSealedParsesAndOpens(t *testing.T) {
 }
 
 func TestSealLeavesOutWhatItWasNotGiven(t *testing.T) {
-	compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{Enc: boundary.A256GCM}, nil)
+	compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, Enc: boundary.A256GCM}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +60,7 @@ func TestSealLeavesOutWhatItWasNotGiven(t *testing.T) {
 func TestNoTwoEnvelopesAreAlike(t *testing.T) {
 	seen := map[string]bool{}
 	for range 20 {
-		compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{Enc: boundary.A256GCM}, []byte("the same"))
+		compact, err := jwe.Seal(&testKey().PublicKey, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, Enc: boundary.A256GCM}, []byte("the same"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,10 +79,10 @@ func TestSealRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a256gcm := jwe.SealHeader{Enc: boundary.A256GCM}
+	a256gcm := jwe.SealHeader{Alg: jwe.SealRSAOAEP256, Enc: boundary.A256GCM}
 	for _, v := range []struct {
 		name string
-		pub  *rsa.PublicKey
+		pub  crypto.PublicKey
 		h    jwe.SealHeader
 		want error
 		says string
@@ -91,11 +92,11 @@ func TestSealRefuses(t *testing.T) {
 		{"a short key", &short.PublicKey, a256gcm, nil, "1024 bits, want 2048"},
 		{"a key with the exponent 1", &rsa.PublicKey{N: good.N, E: 1}, a256gcm, nil, "exponent"},
 		{"an even modulus", &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 2047), E: 65537}, a256gcm, nil, "modulus"},
-		{"no enc", good, jwe.SealHeader{}, jwe.ErrAlgorithm, `enc ""`},
-		{"an unknown enc", good, jwe.SealHeader{Enc: "A192CBC-HS384"}, jwe.ErrAlgorithm, `enc "A192CBC-HS384"`},
-		{"a kid that is not Unicode", good, jwe.SealHeader{Enc: boundary.A256GCM, KID: "\xff"}, jwe.ErrMalformed, "not Unicode"},
-		{"a url that is not Unicode", good, jwe.SealHeader{Enc: boundary.A256GCM, URL: "/\xff"}, jwe.ErrMalformed, "not Unicode"},
-		{"a header no one would accept", good, jwe.SealHeader{Enc: boundary.A256GCM, URL: strings.Repeat("x", 4096)}, jwe.ErrTooLarge, "longer than 4096"},
+		{"no enc", good, jwe.SealHeader{Alg: jwe.SealRSAOAEP256}, jwe.ErrAlgorithm, `enc ""`},
+		{"an unknown enc", good, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, Enc: "A192CBC-HS384"}, jwe.ErrAlgorithm, `enc "A192CBC-HS384"`},
+		{"a kid that is not Unicode", good, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, Enc: boundary.A256GCM, KID: "\xff"}, jwe.ErrMalformed, "not Unicode"},
+		{"a url that is not Unicode", good, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, Enc: boundary.A256GCM, URL: "/\xff"}, jwe.ErrMalformed, "not Unicode"},
+		{"a header no one would accept", good, jwe.SealHeader{Alg: jwe.SealRSAOAEP256, Enc: boundary.A256GCM, URL: strings.Repeat("x", 4096)}, jwe.ErrTooLarge, "longer than 4096"},
 	} {
 		compact, err := jwe.Seal(v.pub, v.h, []byte("x"))
 		if compact != "" || err == nil || !strings.Contains(err.Error(), v.says) || v.want != nil && !errors.Is(err, v.want) {
