@@ -41,7 +41,7 @@ var theirs = map[string][]string{
 	"go.etcd.io/bbolt":                    {"keyd/internal/registry"},
 	"github.com/miekg/pkcs11":             {"keyd/internal/hsm", "keyd/internal/hsm/baretoken"},
 	"github.com/aws/":                     {"keyd/internal/kms"},
-	"github.com/go-jose/go-jose":          {"keyd/internal/jwe", "keyd/internal/partner/partnersim"},
+	"github.com/go-jose/go-jose":          {"keyd/internal/partner/partnersim"},
 	"github.com/robfig/cron":              {"keyd/internal/rotation"},
 	"github.com/prometheus/client_golang": {"keyd/internal/api"},
 }

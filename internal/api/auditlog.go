@@ -12,7 +12,7 @@ import (
 const mostEntries = 1000
 
 // readAudit returns entries as they stand in the log.
-func (s *Server) readAudit(x *exchange) error {
+func (s *Server) readAudit(x *visit) error {
 	tail, err1 := x.number("tail", 100, mostEntries)
 	after, err2 := x.number("after", 0, 1<<63)
 	limit, err3 := x.number("limit", 100, mostEntries)
@@ -51,7 +51,7 @@ type verification struct {
 
 // verifyAudit verifies the whole log. That it is broken is an answer, not a
 // failure to give one.
-func (s *Server) verifyAudit(x *exchange) error {
+func (s *Server) verifyAudit(x *visit) error {
 	report, err := audit.Verify(s.cfg.AuditPath, nil)
 	if err != nil && !errors.Is(err, audit.ErrBroken) {
 		return err

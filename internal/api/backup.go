@@ -17,7 +17,7 @@ import (
 
 // snapshot counts and hashes what is sent.
 type snapshot struct {
-	x    *exchange
+	x    *visit
 	hash hash.Hash
 	size int64
 }
@@ -42,7 +42,7 @@ func (s *snapshot) Write(b []byte) (int, error) {
 
 // backup sends a copy of the registry. Who takes one is on record before it
 // leaves.
-func (s *Server) backup(x *exchange) error {
+func (s *Server) backup(x *visit) error {
 	ctx := x.r.Context()
 	e := audit.Entry{Op: uuid.NewString(), Phase: audit.PhaseIntent, Action: x.route.action, Actor: x.actor,
 		Detail: map[string]string{"request": x.id}}

@@ -13,7 +13,7 @@ import (
 
 // readBody takes in the whole body, in one buffer where its length is said, so
 // that a plaintext to seal leaves no copies behind.
-func (x *exchange) readBody() (err error) {
+func (x *visit) readBody() (err error) {
 	size, limit := x.r.ContentLength, x.route.maxBody
 	switch {
 	case size == 0:
@@ -73,7 +73,7 @@ func readAll(r io.Reader, limit int64) ([]byte, error) {
 // refuseForms: an envelope or a plaintext is the body itself. The type that it
 // is said to have does not matter (curl calls everything a form), but the parts
 // of a multipart body would be taken for it.
-func (x *exchange) refuseForms() error {
+func (x *visit) refuseForms() error {
 	kind := x.r.Header.Get("Content-Type")
 	if len(kind) >= 10 && strings.EqualFold(kind[:10], "multipart/") {
 		return fmt.Errorf("%w: send the bytes themselves as the body, with curl --data-binary", errMedia)
@@ -82,7 +82,7 @@ func (x *exchange) refuseForms() error {
 }
 
 // decode reads a JSON body strictly.
-func (x *exchange) decode(into any) error {
+func (x *visit) decode(into any) error {
 	if kind, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		return fmt.Errorf("%w: want application/json", errMedia)
 	}

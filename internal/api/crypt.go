@@ -18,7 +18,7 @@ import (
 )
 
 // decrypt opens an envelope that a partner sealed to us.
-func (s *Server) decrypt(x *exchange) error {
+func (s *Server) decrypt(x *visit) error {
 	if err := x.refuseForms(); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (s *Server) decrypt(x *exchange) error {
 const refetchEvery = 30 * time.Second
 
 // encrypt seals a request to a partner.
-func (s *Server) encrypt(x *exchange) error {
+func (s *Server) encrypt(x *visit) error {
 	defer clear(x.body)
 	if err := x.refuseForms(); err != nil {
 		return err
@@ -69,7 +69,7 @@ func (s *Server) encrypt(x *exchange) error {
 	return nil
 }
 
-func (s *Server) seal(x *exchange, p *Partner) (*client.Sealed, error) {
+func (s *Server) seal(x *visit, p *Partner) (*client.Sealed, error) {
 	if len(x.body) == 0 {
 		return nil, fmt.Errorf("%w: the body is empty, there is nothing to seal", errBadRequest)
 	}
@@ -144,7 +144,7 @@ func active(versions []registry.Version) (registry.Version, bool) {
 
 // partnerKey is the public key to seal to. The caller may say that the partner
 // refused the last envelope, which may mean that it has another key by now.
-func (s *Server) partnerKey(x *exchange, partner string, refetch bool) (registry.PartnerKey, error) {
+func (s *Server) partnerKey(x *visit, partner string, refetch bool) (registry.PartnerKey, error) {
 	ctx := x.r.Context()
 	if refetch && s.refetch.may(partner, time.Now()) {
 		pk, _, err := s.cfg.Engine.RefreshPartnerKey(ctx, x.actor, partner)
@@ -164,7 +164,7 @@ func partnerFailure(ctx context.Context, err error) error {
 }
 
 // partner finds the partner that a path names.
-func (s *Server) partner(x *exchange) (*Partner, error) {
+func (s *Server) partner(x *visit) (*Partner, error) {
 	name := x.r.PathValue("partner")
 	partners := s.cfg.Opener.cfg.Partners
 	for i := range partners {

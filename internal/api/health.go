@@ -112,13 +112,13 @@ func (s *Server) ready(ctx context.Context) (bool, []rotation.Finding) {
 }
 
 // healthz says that the process is alive.
-func (s *Server) healthz(x *exchange) error {
+func (s *Server) healthz(x *visit) error {
 	x.respond(http.StatusOK, "text/plain; charset=utf-8", []byte("ok\n"))
 	return nil
 }
 
 // readyz says that it can do its work, or why not.
-func (s *Server) readyz(x *exchange) error {
+func (s *Server) readyz(x *visit) error {
 	ready, reasons := s.ready(x.r.Context())
 	status := http.StatusOK
 	if !ready {

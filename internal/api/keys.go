@@ -12,7 +12,7 @@ import (
 	"keyd/internal/rotation"
 )
 
-func (s *Server) listKeys(x *exchange) error {
+func (s *Server) listKeys(x *visit) error {
 	keys := s.cfg.Registry.Keys()
 	views := make([]client.Key, 0, len(keys))
 	for _, k := range keys {
@@ -21,7 +21,7 @@ func (s *Server) listKeys(x *exchange) error {
 	return x.json(views)
 }
 
-func (s *Server) showKey(x *exchange) error {
+func (s *Server) showKey(x *visit) error {
 	k, err := s.cfg.Registry.Key(x.r.PathValue("key"))
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func (s *Server) showKey(x *exchange) error {
 	return x.json(s.keyView(k, true))
 }
 
-func (s *Server) showVersion(x *exchange) error {
+func (s *Server) showVersion(x *visit) error {
 	v, err := s.cfg.Registry.Version(x.r.PathValue("kid"))
 	if err != nil {
 		return err
@@ -38,7 +38,7 @@ func (s *Server) showVersion(x *exchange) error {
 }
 
 // changed runs an operation, or its dry run, and answers with what it did.
-func (s *Server) changed(x *exchange, operate func(ctx context.Context, dryRun bool) (rotation.Change, error)) error {
+func (s *Server) changed(x *visit, operate func(ctx context.Context, dryRun bool) (rotation.Change, error)) error {
 	dryRun, err := x.flag("dry_run")
 	if err != nil {
 		return err
@@ -54,11 +54,11 @@ func (s *Server) changed(x *exchange, operate func(ctx context.Context, dryRun b
 }
 
 // done logs that an operator changed something.
-func (s *Server) done(x *exchange, what ...any) {
+func (s *Server) done(x *visit, what ...any) {
 	s.log.With(what...).InfoContext(x.r.Context(), "changed", "request", x.id, "action", x.route.action, "caller", x.actor.String())
 }
 
-func (s *Server) createKey(x *exchange) error {
+func (s *Server) createKey(x *visit) error {
 	var body client.CreateKey
 	if err := x.decode(&body); err != nil {
 		return err
@@ -91,13 +91,13 @@ func (s *Server) createKey(x *exchange) error {
 	})
 }
 
-func (s *Server) rotateKey(x *exchange) error {
+func (s *Server) rotateKey(x *visit) error {
 	return s.changed(x, func(ctx context.Context, dryRun bool) (rotation.Change, error) {
 		return s.cfg.Engine.Rotate(ctx, x.actor, x.r.PathValue("key"), dryRun)
 	})
 }
 
-func (s *Server) adoptKey(x *exchange) error {
+func (s *Server) adoptKey(x *visit) error {
 	var body client.Adopt
 	if err := x.decode(&body); err != nil {
 		return err
@@ -111,24 +111,24 @@ func (s *Server) adoptKey(x *exchange) error {
 	})
 }
 
-func (s *Server) confirmVersion(x *exchange) error {
+func (s *Server) confirmVersion(x *visit) error {
 	return s.moved(x, s.cfg.Engine.Confirm, false)
 }
 
-func (s *Server) activateVersion(x *exchange) error {
+func (s *Server) activateVersion(x *visit) error {
 	return s.moved(x, s.cfg.Engine.Activate, true)
 }
 
-func (s *Server) compromiseVersion(x *exchange) error {
+func (s *Server) compromiseVersion(x *visit) error {
 	return s.moved(x, s.cfg.Engine.Compromise, true)
 }
 
-func (s *Server) destroyVersion(x *exchange) error {
+func (s *Server) destroyVersion(x *visit) error {
 	return s.moved(x, s.cfg.Engine.Destroy, true)
 }
 
 // moved runs one of the operations on a version that ask why.
-func (s *Server) moved(x *exchange, operate func(context.Context, audit.Actor, string, string, bool) (rotation.Change, error), why bool) error {
+func (s *Server) moved(x *visit, operate func(context.Context, audit.Actor, string, string, bool) (rotation.Change, error), why bool) error {
 	var body client.Reason
 	if len(x.body) > 0 || why {
 		if err := x.decode(&body); err != nil {

@@ -127,7 +127,7 @@ func cause(err error) string {
 	return "backend"
 }
 
-func (s *Server) metrics(x *exchange) error {
+func (s *Server) metrics(x *visit) error {
 	x.began = true
 	s.cfg.Meters.handler.ServeHTTP(x.w, x.r)
 	return nil

@@ -25,7 +25,7 @@ var (
 
 // checkNames holds what a path names to the form of such names, so that nothing
 // behind it sees any other.
-func (x *exchange) checkNames() error {
+func (x *visit) checkNames() error {
 	for _, name := range []string{"partner", "key"} {
 		if text := x.r.PathValue(name); text != "" && !nameForm.MatchString(text) {
 			return fmt.Errorf("%w: %s %q", errNotFound, name, printable(text))

@@ -13,7 +13,7 @@ import (
 const mostHandles = 100
 
 // listOrphans looks for private keys that no version has.
-func (s *Server) listOrphans(x *exchange) error {
+func (s *Server) listOrphans(x *visit) error {
 	found, err := s.cfg.Engine.Orphans(x.r.Context(), x.r.PathValue("backend"))
 	if err != nil {
 		return err
@@ -22,7 +22,7 @@ func (s *Server) listOrphans(x *exchange) error {
 }
 
 // destroyOrphans destroys those that are named by their handles.
-func (s *Server) destroyOrphans(x *exchange) error {
+func (s *Server) destroyOrphans(x *visit) error {
 	var body client.DestroyOrphans
 	if err := x.decode(&body); err != nil {
 		return err

@@ -6,7 +6,7 @@ import (
 	"keyd/client"
 )
 
-func (s *Server) listPartners(x *exchange) error {
+func (s *Server) listPartners(x *visit) error {
 	return x.json(s.partnerViews())
 }
 
@@ -19,7 +19,7 @@ func (s *Server) partnerViews() []client.Partner {
 	return views
 }
 
-func (s *Server) showPartner(x *exchange) error {
+func (s *Server) showPartner(x *visit) error {
 	p, err := s.partner(x)
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func (s *Server) showPartner(x *exchange) error {
 
 // refreshPartner fetches a partner's key whenever an operator says so; the
 // engine records it.
-func (s *Server) refreshPartner(x *exchange) error {
+func (s *Server) refreshPartner(x *visit) error {
 	p, err := s.partner(x)
 	if err != nil {
 		return err
@@ -52,7 +52,7 @@ func (s *Server) refreshPartner(x *exchange) error {
 }
 
 // peekPartner asks the partner too, and stores nothing.
-func (s *Server) peekPartner(x *exchange, p *Partner) error {
+func (s *Server) peekPartner(x *visit, p *Partner) error {
 	pk, changed, err := s.cfg.Engine.PeekPartnerKey(x.r.Context(), p.Name)
 	if err != nil {
 		return partnerFailure(x.r.Context(), err)

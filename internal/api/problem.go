@@ -178,7 +178,7 @@ func problem(err error, requestID string) (p client.Problem, after time.Duration
 }
 
 // refuse answers with a problem.
-func (x *exchange) refuse(err error) client.Problem {
+func (x *visit) refuse(err error) client.Problem {
 	p, after := problem(err, x.id)
 	h := x.w.Header()
 	if after > 0 {

@@ -10,7 +10,7 @@ import (
 
 // readQuery takes no parameter that the route does not know: a misspelled
 // dry_run must not become the real thing.
-func (x *exchange) readQuery() error {
+func (x *visit) readQuery() error {
 	if x.r.URL.RawQuery == "" {
 		return nil
 	}
@@ -31,7 +31,7 @@ func (x *exchange) readQuery() error {
 }
 
 // flag reads a parameter that is true or false.
-func (x *exchange) flag(name string) (bool, error) {
+func (x *visit) flag(name string) (bool, error) {
 	switch x.query.Get(name) {
 	case "true":
 		return true, nil
@@ -51,7 +51,7 @@ const maxPath = 2048
 
 // sealedPath reads the path that a sealed request is for. It
 // must be a path: nothing that a partner could take for another host.
-func (x *exchange) sealedPath() (string, error) {
+func (x *visit) sealedPath() (string, error) {
 	text := x.query.Get("url")
 	if !x.query.Has("url") {
 		return "", nil
@@ -68,7 +68,7 @@ func (x *exchange) sealedPath() (string, error) {
 }
 
 // number reads a parameter that counts.
-func (x *exchange) number(name string, otherwise, most uint64) (uint64, error) {
+func (x *visit) number(name string, otherwise, most uint64) (uint64, error) {
 	if !x.query.Has(name) {
 		return otherwise, nil
 	}

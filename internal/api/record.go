@@ -49,7 +49,7 @@ func (o *Opener) writeRefusal(e audit.Entry) {
 
 // recordRefusal records a request that was refused before anything that records
 // its own refusals saw it. It returns what is answered.
-func (s *Server) recordRefusal(x *exchange, err error) error {
+func (s *Server) recordRefusal(x *visit, err error) error {
 	forbidden := errors.Is(err, errForbidden) || errors.Is(err, errNotClient)
 	switch {
 	case !forbidden && !unusable(err):
@@ -80,7 +80,7 @@ func unusable(err error) bool {
 }
 
 // tried reports whether an operator tried to change something.
-func (x *exchange) tried() bool {
+func (x *visit) tried() bool {
 	if x.route.on != adminSocket || x.route.method != http.MethodPost {
 		return false
 	}

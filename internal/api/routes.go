@@ -21,7 +21,7 @@ type route struct {
 	query   []string
 	maxBody int64 // 0: it takes none
 	within  time.Duration
-	handle  func(*Server, *exchange) error
+	handle  func(*Server, *visit) error
 }
 
 // opens reports whether the route takes envelopes to open.

@@ -10,7 +10,7 @@ import (
 
 // status is the whole picture, without asking a backend or a partner anything
 // that takes time.
-func (s *Server) status(x *exchange) error {
+func (s *Server) status(x *visit) error {
 	ready, reasons := s.ready(x.r.Context())
 	view := client.Status{Instance: s.cfg.Instance, Version: s.cfg.Version.Version, Now: time.Now().UTC(), StartedAt: s.started,
 		Ready: ready, Backends: []client.Backend{}, Keys: []client.Key{}, Partners: s.partnerViews(),
@@ -25,10 +25,10 @@ func (s *Server) status(x *exchange) error {
 }
 
 // doctor has every invariant checked.
-func (s *Server) doctor(x *exchange) error {
+func (s *Server) doctor(x *visit) error {
 	found := s.cfg.Engine.Check(x.r.Context())
 	bad := slices.ContainsFunc(found, func(f rotation.Finding) bool { return f.Severity == rotation.Failure })
 	return x.json(client.Doctor{OK: !bad, Checked: rotation.Checked, Findings: findingViews(found)})
 }
 
-func (s *Server) version(x *exchange) error { return x.json(s.cfg.Version) }
+func (s *Server) version(x *visit) error { return x.json(s.cfg.Version) }

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
-	"hash"
 
 	"keyd/internal/boundary"
 )
@@ -45,7 +44,7 @@ func encryptCBC(shape boundary.Content, cek, iv, plaintext, aad []byte) (ciphert
 		ciphertext[len(plaintext)+i] = byte(pad)
 	}
 	cipher.NewCBCEncrypter(block, iv).CryptBlocks(ciphertext, ciphertext)
-	var h func() hash.Hash = sha256.New
+	h := sha256.New
 	if len(cek) == 64 {
 		h = sha512.New
 	}

@@ -19,8 +19,8 @@ import (
 	"keyd/internal/rotation"
 )
 
-// exchange is one request and its answer.
-type exchange struct {
+// visit is one request and its answer.
+type visit struct {
 	w     http.ResponseWriter
 	r     *http.Request
 	route *route
@@ -47,7 +47,7 @@ func (s *Server) handler(on door) http.Handler {
 		rt := route{on: on, within: quick, handle: notAllowed(strings.Join(allowed, ", "))}
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { s.serve(&rt, w, r) })
 	}
-	none := route{on: on, within: quick, handle: func(*Server, *exchange) error { return errNoRoute }}
+	none := route{on: on, within: quick, handle: func(*Server, *visit) error { return errNoRoute }}
 	nothing := func(w http.ResponseWriter, r *http.Request) { s.serve(&none, w, r) }
 	mux.HandleFunc("/", nothing)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -60,8 +60,8 @@ func (s *Server) handler(on door) http.Handler {
 	})
 }
 
-func notAllowed(methods string) func(*Server, *exchange) error {
-	return func(_ *Server, x *exchange) error {
+func notAllowed(methods string) func(*Server, *visit) error {
+	return func(_ *Server, x *visit) error {
 		x.w.Header().Set("Allow", methods)
 		return errMethod
 	}
@@ -69,7 +69,7 @@ func notAllowed(methods string) func(*Server, *exchange) error {
 
 // serve answers one request, whatever happens.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) {
-	x := &exchange{w: w, r: r, route: rt, id: requestID(r.Header)}
+	x := &visit{w: w, r: r, route: rt, id: requestID(r.Header)}
 	w.Header().Set(requestIDHeader, x.id)
 	defer s.recovered(x)
 	if err := s.answer(x); err != nil {
@@ -78,7 +78,7 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request) {
 }
 
 // answer does what a request asks for if it may be asked by who asks.
-func (s *Server) answer(x *exchange) error {
+func (s *Server) answer(x *visit) error {
 	s.limit(x)
 	if err := refuseBrowsers(x.r, x.route.on); err != nil {
 		return err
@@ -111,7 +111,7 @@ func (s *Server) answer(x *exchange) error {
 // limit bounds how long the peer may take over the body and over the answer.
 // The server's own limits would not do: they cover the handler too. net/http
 // takes the body's back when it has seen the body's end.
-func (s *Server) limit(x *exchange) {
+func (s *Server) limit(x *visit) {
 	control := http.NewResponseController(x.w)
 	now := time.Now()
 	if x.r.ContentLength != 0 {
@@ -144,7 +144,7 @@ func refuseBrowsers(r *http.Request, on door) error {
 }
 
 // admit finds the role in which the caller may use the route.
-func (s *Server) admit(x *exchange) error {
+func (s *Server) admit(x *visit) error {
 	if len(x.route.roles) == 0 {
 		return nil
 	}
@@ -162,7 +162,7 @@ func (s *Server) admit(x *exchange) error {
 }
 
 // respond sends a whole answer.
-func (x *exchange) respond(status int, contentType string, body []byte) {
+func (x *visit) respond(status int, contentType string, body []byte) {
 	x.began = true
 	h := x.w.Header()
 	h.Set("Content-Type", contentType)
@@ -173,13 +173,13 @@ func (x *exchange) respond(status int, contentType string, body []byte) {
 }
 
 // json sends a document.
-func (x *exchange) json(v any) error {
+func (x *visit) json(v any) error {
 	x.respond(http.StatusOK, "application/json", encode(v))
 	return nil
 }
 
 // failed answers with a problem, and sees that it is known of.
-func (s *Server) failed(x *exchange, err error) {
+func (s *Server) failed(x *visit, err error) {
 	if x.began {
 		// Part of the answer is out; only a broken connection still says so.
 		s.log.ErrorContext(x.r.Context(), "an answer was broken off", "request", x.id, "action", x.route.action, "err", err)
@@ -200,7 +200,7 @@ func (s *Server) failed(x *exchange, err error) {
 }
 
 // recovered turns a panic into an answer.
-func (s *Server) recovered(x *exchange) {
+func (s *Server) recovered(x *visit) {
 	v := recover()
 	if v == nil {
 		return
