@@ -66,6 +66,9 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.BoolVar(&o.MaterialNewlines, "material-newlines", false, "break Wise's key material into lines")
 	fs.BoolVar(&o.OmitWiseKeyID, "omit-wise-key-id", false, "leave keyId out of Wise's public key")
 	fs.BoolVar(&o.ExtraFields, "extra-fields", false, "add an unknown field to every JSON answer")
+	fs.StringVar(&o.CardKeyForm, "card-key", partnersim.KeySPKI, "how the card data host writes its key: spki, pem, base64-pem or pkcs1")
+	fs.StringVar(&o.CardReply, "card-reply", partnersim.CardSealed, "what it answers with: sealed, quoted, framed or clear")
+	fs.IntVar(&o.CardBadKey, "card-bad-key", 500, "status of a request it cannot open: 500 or 400")
 	if err := fs.Parse(args); err != nil {
 		return c, err
 	}

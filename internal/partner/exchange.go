@@ -224,6 +224,19 @@ func firstString(values ...json.RawMessage) string {
 	return ""
 }
 
+// strict reads a whole JSON body that has no other fields.
+func strict(body []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON")
+	}
+	return nil
+}
+
 // decodeJSON reads a whole JSON body. Unknown fields are no error: Wise adds
 // fields without notice.
 func decodeJSON(body []byte, into any) error {

@@ -1,7 +1,6 @@
 package partner
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 )
 
 // opCall is what an *Error's Op calls a business request.
@@ -63,12 +61,13 @@ type gate struct {
 	tokens   *tokenSource
 }
 
-// do sends a request with the partner's own headers and says what came back.
-// read decides what an answer is.
-func (g *gate) do(ctx context.Context, req Request, own http.Header, read func(Request, *answer) (*Response, error)) (*Response, error) {
-	header, err := g.admit(req, own)
+// do sends a request to an endpoint with the partner's own headers and says what
+// came back. read decides what an answer is.
+func (g *gate) do(ctx context.Context, req Request, to Endpoint, own http.Header,
+	read func(Request, *answer) (*Response, error)) (*Response, error) {
+	header, err := g.admit(req, to, own)
 	if err != nil {
-		return nil, g.exchange.failed(call{op: opCall}, &answer{}, err)
+		return nil, g.refuse("%w", err)
 	}
 	c := call{op: opCall, method: req.Method, path: req.Path, query: req.Query, header: header, body: req.Body, quiet: true}
 	for repeated := false; ; repeated = true {
@@ -91,8 +90,13 @@ func (g *gate) do(ctx context.Context, req Request, own http.Header, read func(R
 	}
 }
 
+// refuse says why a request is not sent.
+func (g *gate) refuse(format string, args ...any) error {
+	return g.exchange.failed(call{op: opCall}, &answer{}, fmt.Errorf(format, args...))
+}
+
 // admit checks a request and returns the headers it goes out with.
-func (g *gate) admit(req Request, own http.Header) (http.Header, error) {
+func (g *gate) admit(req Request, to Endpoint, own http.Header) (http.Header, error) {
 	switch err := checkPath(req.Path); {
 	case !slices.Contains(methods, req.Method):
 		return nil, fmt.Errorf("%w: method %q: want %s", ErrRequest, req.Method, strings.Join(methods, ", "))
@@ -113,7 +117,13 @@ func (g *gate) admit(req Request, own http.Header) (http.Header, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range to.Needs {
+		if header.Get(name) == "" {
+			return nil, fmt.Errorf("%w: it needs the header %s", ErrRequest, name)
+		}
+	}
 	maps.Copy(header, own)
+	maps.Copy(header, to.Header)
 	return header, nil
 }
 
@@ -144,7 +154,7 @@ func (g *gate) callersHeader(from http.Header) (http.Header, error) {
 // where that is it.
 func (g *gate) authorize(ctx context.Context, c *call, authorization string) (token string, err error) {
 	refuse := func(format string, args ...any) error {
-		return g.exchange.failed(call{op: opCall}, &answer{}, fmt.Errorf(format, args...))
+		return g.exchange.failed(call{op: c.op}, &answer{}, fmt.Errorf(format, args...))
 	}
 	scheme, given, _ := strings.Cut(authorization, " ")
 	switch {
@@ -197,94 +207,4 @@ func canonical(lists ...[]string) []string {
 		names[i] = http.CanonicalHeaderKey(name)
 	}
 	return names
-}
-
-// Kinds of Response, for Response.Kind.
-const (
-	// KindSealed: Envelope is a compact JWE.
-	KindSealed = "sealed"
-	// KindEmpty: there is no body, and so nothing to open.
-	KindEmpty = "empty"
-	// KindPlain: Body is the partner's own words and not sealed as a whole.
-	KindPlain = "plain"
-	// KindStale: an error that may mean that the request was sealed to a key
-	// the partner no longer uses. Fetch its key once; if it is another one, seal
-	// and send once more. With the same key the error is what it looks like, and
-	// the request may have had its effect: do not repeat it.
-	KindStale = "stale"
-	// KindLimited: 429; RetryAfter is how long to wait, 0 if it does not say.
-	KindLimited = "limited"
-)
-
-// Response is a partner's answer to a business request, whatever its status.
-type Response struct {
-	Status int
-	// Header is what concerns the caller: not how the message travelled, no
-	// cookies.
-	Header http.Header
-	Body   []byte
-	// Kind is one of the Kind constants.
-	Kind string
-	// Envelope is the compact JWE that Body is or holds, with KindSealed.
-	Envelope []byte
-	// RetryAfter is how long the partner asks us to wait, with KindLimited and
-	// with 503.
-	RetryAfter time.Duration
-}
-
-// newResponse is an answer of the kind that can be told without knowing the
-// partner: empty, limited or plain.
-func newResponse(a *answer) *Response {
-	res := &Response{Status: a.status, Header: a.header, Body: a.body, Kind: KindPlain}
-	if a.status == http.StatusTooManyRequests || a.status >= 500 {
-		res.RetryAfter = parseRetryAfter(a.header, time.Now())
-	}
-	switch {
-	case a.status == http.StatusTooManyRequests:
-		res.Kind = KindLimited
-	case len(bytes.TrimSpace(a.body)) == 0:
-		res.Kind = KindEmpty
-	}
-	return res
-}
-
-// finish takes out of a response what is not for the caller: headers about the
-// connection, and keyd's own token, which servers have been seen to repeat in
-// their errors.
-func (r *Response) finish(token string) *Response {
-	header := http.Header{}
-	for name, values := range r.Header {
-		if !ofConnection(name, r.Header) {
-			header[name] = slices.Clone(values)
-		}
-	}
-	if token != "" {
-		r.Body = bytes.ReplaceAll(r.Body, []byte(token), []byte("[redacted]"))
-		for name, values := range header {
-			for i, v := range values {
-				header[name][i] = strings.ReplaceAll(v, token, "[redacted]")
-			}
-		}
-	}
-	r.Header = header
-	return r
-}
-
-// ofConnection reports whether a header of an answer is about the connection
-// it came on (RFC 9110 §7.6.1), or would bind a browser to the partner's site.
-func ofConnection(name string, all http.Header) bool {
-	switch name {
-	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authentication-Info", "Proxy-Connection", "Te", "Trailer",
-		"Transfer-Encoding", "Upgrade", "Content-Length", "Content-Encoding", "Set-Cookie", "Set-Cookie2", "Alt-Svc",
-		"Strict-Transport-Security", "Clear-Site-Data", "Public-Key-Pins":
-		return true
-	}
-	for _, line := range all.Values("Connection") {
-		for named := range strings.SplitSeq(line, ",") {
-			if http.CanonicalHeaderKey(strings.TrimSpace(named)) == name {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -119,7 +119,7 @@ type cause struct {
 func passes(status int, err error) bool {
 	switch {
 	case errors.Is(err, ErrCredentials), errors.Is(err, ErrEcho), errors.Is(err, ErrDuplicate),
-		errors.Is(err, ErrRequest), errors.Is(err, ErrNotAllowed):
+		errors.Is(err, ErrRequest), errors.Is(err, ErrNotAllowed), errors.Is(err, ErrNeedsCaller):
 		return false
 	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests, status >= 500:
 		return true

@@ -4,7 +4,8 @@ import "net/http"
 
 // The types of partner, for Profile.Type and for keyd's config.
 const (
-	TypeWise = "wise"
+	TypeWise     = "wise"
+	TypeWiseCard = "wise-card"
 )
 
 // What a partner wants sealed, for Profile.Form.
@@ -68,6 +69,9 @@ type Profile struct {
 	ReplyAlgs, ReplyEncs []string
 	// OurKey is one of the OurKey constants.
 	OurKey string
+	// CallersKey: the partner's key is shown to a caller's token only, so it is
+	// FetchKeyAs that fetches it.
+	CallersKey bool
 	// Playground: Playground asks for an answer sealed to us.
 	Playground bool
 }
@@ -78,4 +82,6 @@ type Endpoint struct {
 	Direct string
 	// Header is what a request needs beside Headers or GetHeaders.
 	Header http.Header
+	// Needs are the headers that a caller must bring.
+	Needs []string
 }

@@ -142,7 +142,8 @@ func NewWise(cfg WiseConfig) (*Wise, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	tokens := &tokenSource{exchange: x, clientID: cfg.ClientID, secret: cfg.ClientSecret, logger: cfg.Logger}
+	secret := clientSecret{id: cfg.ClientID, secret: cfg.ClientSecret, path: "/oauth/token", in: SecretInBasic}
+	tokens := &tokenSource{exchange: x, ask: secret.ask, logger: cfg.Logger}
 	return &Wise{cfg: cfg, exchange: x, tokens: tokens, logger: cfg.Logger,
 		gate: &gate{exchange: x, tokens: tokens, auth: cfg.Authorization, allow: cfg.Allow,
 			reserved: wiseReserved, forward: canonical(wiseForward, cfg.Forward)}}, nil

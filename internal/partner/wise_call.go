@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 )
@@ -66,14 +65,13 @@ func (w *Wise) Frame(envelope []byte, _ int) ([]byte, error) { return envelope, 
 // that is not sealed is refused.
 func (w *Wise) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 && !isCompact(req.Body) {
-		return nil, w.exchange.failed(call{op: opCall}, &answer{}, fmt.Errorf("%w: the body is not a compact JWE", ErrRequest))
+		return nil, w.gate.refuse("%w: the body is not a compact JWE", ErrRequest)
 	}
 	own := w.GetHeaders(req.KID)
 	if len(req.Body) > 0 {
 		own = w.Headers(req.KID)
 	}
-	maps.Copy(own, w.Endpoint(req.Method, req.Path).Header)
-	return w.gate.do(ctx, req, own, readWise)
+	return w.gate.do(ctx, req, w.Endpoint(req.Method, req.Path), own, readWise)
 }
 
 // readWise tells Wise's answers apart: what it seals is of a type of its own,

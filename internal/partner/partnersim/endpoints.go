@@ -19,6 +19,11 @@ const (
 	EndpointPINVerify  Endpoint = "pin-verify"      // POST /v1/one-time-token/pin/verify
 	EndpointPIN2       Endpoint = "pin2-create"     // POST /v2/profiles/{id}/pin
 	EndpointPIN2Verify Endpoint = "pin2-verify"     // POST /v2/profiles/{id}/pin/verify
+
+	EndpointCardKey     Endpoint = "card-key"     // GET  /twcard-data/v1/clientSideEncryption/fetchEncryptingKey
+	EndpointCardDetails Endpoint = "card-details" // POST /twcard-data/v1/sensitive-card-data/details
+	EndpointCardPIN     Endpoint = "card-pin"     // POST /twcard-data/v1/sensitive-card-data/pin
+	EndpointCardPreset  Endpoint = "card-preset"  // POST /twcard-data/v1/sensitive-card-data/preset-pin
 )
 
 // traits are what faults need to know of an endpoint.
@@ -41,6 +46,11 @@ var endpoints = map[Endpoint]traits{
 	EndpointPINVerify:  {sealed: true},
 	EndpointPIN2:       {},
 	EndpointPIN2Verify: {},
+
+	EndpointCardKey:     {},
+	EndpointCardDetails: {sealed: true},
+	EndpointCardPIN:     {sealed: true},
+	EndpointCardPreset:  {},
 }
 
 func (e Endpoint) sealed() bool { return endpoints[e].sealed }

@@ -20,12 +20,14 @@ type Partner string
 
 // The partners.
 const (
-	Wise Partner = "wise"
+	Wise     Partner = "wise"
+	WiseCard Partner = "wise-card"
 )
 
 // partners is which kind of key clients seal their requests to.
 var partners = map[Partner]func() crypto.Signer{
-	Wise: newRSA,
+	Wise:     newRSA,
+	WiseCard: newRSA,
 }
 
 // theirKey is one version of the key clients seal their requests to.

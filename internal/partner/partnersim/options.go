@@ -79,6 +79,14 @@ type Options struct {
 	// OmitWiseKeyID leaves keyId out of Wise's public key: the schema has it, no
 	// published sample does.
 	OmitWiseKeyID bool
+	// CardKeyForm is how the card data host writes its key: KeySPKI (if empty),
+	// KeyPEM, KeyBase64PEM or KeyPKCS1.
+	CardKeyForm string
+	// CardReply is how it answers: CardSealed (if empty), CardQuoted, CardFramed
+	// or CardClear.
+	CardReply string
+	// CardBadKey is the status of a request it cannot open: 500 (if zero) or 400.
+	CardBadKey int
 	// ExtraFields adds an unknown field to each JSON answer: Wise adds fields
 	// without notice.
 	ExtraFields bool
@@ -94,6 +102,9 @@ func (o Options) withDefaults() Options {
 	set(&o.Unnamed, UseNewest)
 	set(&o.DuplicateUpload, http.StatusCreated)
 	set(&o.ConflictUpload, http.StatusConflict)
+	set(&o.CardKeyForm, KeySPKI)
+	set(&o.CardReply, CardSealed)
+	set(&o.CardBadKey, http.StatusInternalServerError)
 	return o
 }
 
@@ -125,6 +136,9 @@ func (o Options) Validate() error {
 	oneOf("ActivationLag", o.ActivationLag >= 0, o.ActivationLag, "no negative time")
 	oneOf("DuplicateUpload", slices.Contains([]int{201, 409, 500}, o.DuplicateUpload), o.DuplicateUpload, "201, 409 or 500")
 	oneOf("ConflictUpload", slices.Contains([]int{409, 400}, o.ConflictUpload), o.ConflictUpload, "409 or 400")
+	oneOf("CardKeyForm", slices.Contains([]string{KeySPKI, KeyPEM, KeyBase64PEM, KeyPKCS1}, o.CardKeyForm), o.CardKeyForm, "spki, pem, base64-pem or pkcs1")
+	oneOf("CardReply", slices.Contains([]string{CardSealed, CardQuoted, CardFramed, CardClear}, o.CardReply), o.CardReply, "sealed, quoted, framed or clear")
+	oneOf("CardBadKey", slices.Contains([]int{400, 500}, o.CardBadKey), o.CardBadKey, "400 or 500")
 	if len(errs) > 0 {
 		return fmt.Errorf("partner simulator options: %w", errors.Join(errs...))
 	}
