@@ -69,6 +69,11 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.StringVar(&o.CardKeyForm, "card-key", partnersim.KeySPKI, "how the card data host writes its key: spki, pem, base64-pem or pkcs1")
 	fs.StringVar(&o.CardReply, "card-reply", partnersim.CardSealed, "what it answers with: sealed, quoted, framed or clear")
 	fs.IntVar(&o.CardBadKey, "card-bad-key", 500, "status of a request it cannot open: 500 or 400")
+	fs.StringVar(&o.JackHenryClientID, "jackhenry-client-id", "", "client `name` at Jack Henry (default "+partnersim.DemoJackHenryClientID+")")
+	fs.DurationVar(&o.JackHenryTokenLifetime, "jackhenry-token-lifetime", 0, "life of an access token of Jack Henry's (default 10m)")
+	fs.StringVar(&o.JackHenryPEM, "jackhenry-pem", partnersim.KeyBase64PEM, "how Jack Henry writes its key: base64-pem, pem or spki")
+	fs.StringVar(&o.JackHenryKeyForm, "jackhenry-key-form", partnersim.KeySPKI, "how it wants ours: spki, point, base64-pem, jwk or base64-jwk")
+	fs.StringVar(&o.JackHenryReplyKID, "jackhenry-reply-kid", partnersim.ReplyKIDNone, "the kid of its replies: none, thumbprint or jwk")
 	if err := fs.Parse(args); err != nil {
 		return c, err
 	}

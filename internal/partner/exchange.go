@@ -18,6 +18,14 @@ import (
 // maxBody bounds every answer. The largest documented one is a few kilobytes.
 const maxBody = 1 << 20
 
+// Media types.
+const (
+	joseType    = "application/jose+json"
+	jsonType    = "application/json"
+	problemType = "application/problem+json"
+	formType    = "application/x-www-form-urlencoded"
+)
+
 // exchange makes HTTP calls to one partner and turns whatever goes wrong into
 // an *Error.
 type exchange struct {
@@ -27,6 +35,13 @@ type exchange struct {
 	timeout time.Duration
 	observe func(op string, status int, d time.Duration, err error)
 	secrets []string // to be kept out of every error; the proxy's password
+}
+
+// at is the same to another URL of the partner's, such as its token endpoint.
+func (x *exchange) at(base string) *exchange {
+	other := *x
+	other.base = base
+	return &other
 }
 
 // call is one request and what is expected back.
@@ -178,50 +193,6 @@ func (a *answer) describe() string {
 		return "a body of no stated type"
 	}
 	return "a body of type " + a.media
-}
-
-// fault is what a partner's error body says.
-type fault struct{ code, message, requestID string }
-
-// readFault reads the shapes of error body Wise documents, and that of OAuth
-// 2.0 (RFC 6749 §5.2). Anything else is a fault with nothing in it.
-func readFault(body []byte) fault {
-	var b struct {
-		Error       json.RawMessage `json:"error"`
-		Description json.RawMessage `json:"error_description"`
-		Message     json.RawMessage `json:"message"`
-		RequestID   json.RawMessage `json:"request_id"`
-		Code        json.RawMessage `json:"code"`
-		Errors      []struct {
-			Code    json.RawMessage `json:"code"`
-			Message json.RawMessage `json:"message"`
-		} `json:"errors"`
-	}
-	if len(body) > maxBody || json.Unmarshal(body, &b) != nil {
-		return fault{}
-	}
-	f := fault{
-		code:      firstString(b.Error, b.Code),
-		message:   firstString(b.Description, b.Message),
-		requestID: firstString(b.RequestID),
-	}
-	// Several faults at once are told apart by the first; codes are not unique.
-	if len(b.Errors) > 0 {
-		f.code = firstString(b.Error, b.Code, b.Errors[0].Code)
-		f.message = firstString(b.Description, b.Message, b.Errors[0].Message)
-	}
-	return f
-}
-
-// firstString is the first value that is a JSON string with something in it.
-func firstString(values ...json.RawMessage) string {
-	for _, v := range values {
-		var s string
-		if json.Unmarshal(v, &s) == nil && s != "" {
-			return s
-		}
-	}
-	return ""
 }
 
 // strict reads a whole JSON body that has no other fields.

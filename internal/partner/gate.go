@@ -150,6 +150,16 @@ func (g *gate) callersHeader(from http.Header) (http.Header, error) {
 	return header, nil
 }
 
+// headerOf is a header that a caller may have spelt in its own way.
+func headerOf(h http.Header, canonical string) string {
+	for name, values := range h {
+		if http.CanonicalHeaderKey(name) == canonical && len(values) > 0 {
+			return values[0]
+		}
+	}
+	return ""
+}
+
 // authorize puts the right authority on a call and returns keyd's own token,
 // where that is it.
 func (g *gate) authorize(ctx context.Context, c *call, authorization string) (token string, err error) {

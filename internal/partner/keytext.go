@@ -112,3 +112,15 @@ func asRSA(key crypto.PublicKey, err error) (*rsa.PublicKey, error) {
 	}
 	return out, nil
 }
+
+// asEC takes a key that must be an elliptic curve one.
+func asEC(key crypto.PublicKey, err error) (*ecdh.PublicKey, error) {
+	if err != nil {
+		return nil, err
+	}
+	out, ok := key.(*ecdh.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("a key of type %T, not EC", key)
+	}
+	return out, nil
+}

@@ -4,8 +4,9 @@ import "net/http"
 
 // The types of partner, for Profile.Type and for keyd's config.
 const (
-	TypeWise     = "wise"
-	TypeWiseCard = "wise-card"
+	TypeWise      = "wise"
+	TypeWiseCard  = "wise-card"
+	TypeJackHenry = "jackhenry"
 )
 
 // What a partner wants sealed, for Profile.Form.
@@ -84,4 +85,10 @@ type Endpoint struct {
 	Header http.Header
 	// Needs are the headers that a caller must bring.
 	Needs []string
+	// Seal are JSON pointers (RFC 6901) of the values that are sealed, with
+	// FormFields, as far as they are documented or set. A caller may name more.
+	Seal []string
+	// PublicKey is the JSON pointer of the member that our public key goes to,
+	// with OurKeyInBody; "" where none does.
+	PublicKey string
 }

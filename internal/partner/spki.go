@@ -53,6 +53,12 @@ func decodeBase64(text string) ([]byte, error) {
 	return base64.StdEncoding.Strict().DecodeString(text)
 }
 
+// isKID reports whether a partner's name for a key can stand in a JOSE header, a
+// log line and an HTTP header.
+func isKID(s string) bool {
+	return s != "" && len(s) <= 256 && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
 // isUUID reports whether s is a UUID in its usual form, of any version.
 func isUUID(s string) bool {
 	if len(s) != 36 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -23,7 +24,7 @@ const (
 // long JWTs.
 type tokenSource struct {
 	exchange *exchange
-	ask      func(context.Context) (grant, error) // its error is one of our credentials
+	ask      func(context.Context) (grant, error)
 	form     tokenForm
 	logger   *slog.Logger
 
@@ -94,6 +95,26 @@ func (s *tokenSource) run(ctx context.Context, f *tokenFetch) {
 	close(f.done)
 }
 
+// authorized makes a call with the token. After a 401 it is dropped, another is
+// fetched, and the call repeated once.
+func (s *tokenSource) authorized(ctx context.Context, x *exchange, c call) error {
+	for repeated := false; ; repeated = true {
+		token, err := s.get(ctx)
+		if err != nil {
+			return err
+		}
+		c.header.Set("Authorization", "Bearer "+token)
+		c.secrets = []string{token}
+		err = x.do(ctx, c)
+		e, ok := errors.AsType[*Error](err)
+		if !ok || e.Status != http.StatusUnauthorized || repeated {
+			return err
+		}
+		s.drop(token)
+		s.logger.InfoContext(ctx, "the access token was refused, asking for another", "op", c.op)
+	}
+}
+
 // drop forgets a token that an API call was refused with. A newer one stays.
 func (s *tokenSource) drop(value string) {
 	s.mu.Lock()
@@ -107,7 +128,7 @@ func (s *tokenSource) drop(value string) {
 func (s *tokenSource) fetch(ctx context.Context) (token, error) {
 	g, err := s.ask(ctx)
 	if err != nil {
-		return token{}, s.exchange.failed(call{op: opToken}, &answer{}, fmt.Errorf("%w: %w", ErrCredentials, err))
+		return token{}, s.exchange.failed(call{op: opToken}, &answer{}, err)
 	}
 	if err := s.hold.check(time.Now(), g.credentials); err != nil {
 		return token{}, err

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -45,14 +44,14 @@ func (s clientSecret) ask(context.Context) (grant, error) {
 	secret, err := s.secret()
 	defer clear(secret)
 	if err != nil {
-		return grant{}, fmt.Errorf("reading the client secret: %w", err)
+		return grant{}, fmt.Errorf("%w: reading the client secret: %w", ErrCredentials, err)
 	}
 	if len(secret) == 0 {
-		return grant{}, errors.New("reading the client secret: it is empty")
+		return grant{}, fmt.Errorf("%w: reading the client secret: it is empty", ErrCredentials)
 	}
 	encoded := url.QueryEscape(string(secret)) // RFC 6749 §2.3.1: both halves are form-encoded first
 	basic := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(s.id) + ":" + encoded))
-	g := grant{path: s.path, header: http.Header{"Accept": {"application/json"}},
+	g := grant{path: s.path, header: http.Header{"Accept": {jsonType}},
 		secrets: []string{basic, encoded, string(secret)}, credentials: sha256.Sum256([]byte(basic))}
 	if s.in == secretInJSON {
 		return g.inJSON(s, string(secret))
@@ -67,7 +66,7 @@ func (s clientSecret) ask(context.Context) (grant, error) {
 	} else {
 		g.header.Set("Authorization", "Basic "+basic)
 	}
-	g.header.Set("Content-Type", "application/x-www-form-urlencoded")
+	g.header.Set("Content-Type", formType)
 	g.body = []byte(form.Encode())
 	return g, nil
 }
@@ -80,7 +79,7 @@ func (g grant) inJSON(s clientSecret, secret string) (grant, error) {
 		return grant{}, err
 	}
 	g.secrets = append(g.secrets, string(quoted[1:len(quoted)-1]))
-	g.header.Set("Content-Type", "application/json")
+	g.header.Set("Content-Type", jsonType)
 	body := map[string]any{"grant_type": "client_credentials", "client_id": s.id, "client_secret": json.RawMessage(quoted)}
 	if len(s.scopes) > 0 {
 		body["scope"] = s.scopes

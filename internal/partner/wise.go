@@ -3,7 +3,6 @@ package partner
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -176,22 +175,7 @@ func (w *Wise) GetHeaders(kid string) http.Header { return w.Headers(kid) }
 // the JOSE header of their own envelope.
 func (w *Wise) NamesKIDInJOSE() bool { return w.cfg.ResponseKID.In == KIDInJOSE }
 
-// call makes an authorised call. After a 401 the token is dropped, fetched once
-// more, and the call repeated once.
+// call makes a call with keyd's own access token.
 func (w *Wise) call(ctx context.Context, c call) error {
-	for repeated := false; ; repeated = true {
-		token, err := w.tokens.get(ctx)
-		if err != nil {
-			return err
-		}
-		c.header.Set("Authorization", "Bearer "+token)
-		c.secrets = []string{token}
-		err = w.exchange.do(ctx, c)
-		e, ok := errors.AsType[*Error](err)
-		if !ok || e.Status != http.StatusUnauthorized || repeated {
-			return err
-		}
-		w.tokens.drop(token)
-		w.logger.InfoContext(ctx, "the access token was refused, asking for another", "op", c.op)
-	}
+	return w.tokens.authorized(ctx, w.exchange, c)
 }

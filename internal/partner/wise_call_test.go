@@ -31,7 +31,7 @@ func newBackend(t *testing.T, opt partnersim.Options) *backend {
 	if err := tell(t, w, testKID); err != nil {
 		t.Fatal(err)
 	}
-	b := &backend{Wise: w, t: t, sim: sim, token: "Bearer " + sim.NewUserToken()}
+	b := &backend{Wise: w, t: t, sim: sim, token: "Bearer " + sim.NewUserToken(partnersim.Wise)}
 	b.fetch()
 	return b
 }
@@ -144,7 +144,7 @@ func TestFaultsOfBusinessRequests(t *testing.T) {
 			"closed":           {partnersim.Fault{Kind: partnersim.Close}, 0, ""},
 			"too slow":         {partnersim.Fault{Kind: partnersim.Delay, Delay: time.Minute}, 0, ""},
 		} {
-			b.token = "Bearer " + b.sim.NewUserToken()
+			b.token = "Bearer " + b.sim.NewUserToken(partnersim.Wise)
 			tc.fault.Endpoint = partnersim.EndpointCaseCreate
 			if err := b.sim.Fail(tc.fault); err != nil {
 				t.Fatal(err)

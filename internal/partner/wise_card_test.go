@@ -150,7 +150,7 @@ func TestCardDataWithTheSimulator(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			tc.opt.KeyOverlap = -1
 			sim := partnersim.New(tc.opt)
-			authorization := "Bearer " + sim.NewUserToken()
+			authorization := "Bearer " + sim.NewUserToken(partnersim.Wise)
 			for _, replies := range []string{"", tc.level} {
 				w := openCard(t, sim.Transport(), func(c *partner.WiseCardConfig) { c.Replies = replies })
 				_, version, _, public, err := w.FetchKeyAs(t.Context(), authorization)

@@ -9,8 +9,6 @@ import (
 
 const (
 	playgroundPath = "/v1/auth/jose/playground/jwe"
-	joseType       = "application/jose+json"
-	jsonType       = "application/json"
 )
 
 // Playground asks Wise for an answer sealed to one of our keys, and returns it

@@ -69,7 +69,7 @@ func TestCardDataInEachForm(t *testing.T) {
 		t.Run(form+", "+how, func(t *testing.T) {
 			sim := partnersim.New(partnersim.Options{CardKeyForm: form, CardReply: how})
 			c := direct(t, sim)
-			c.token = sim.NewUserToken()
+			c.token = sim.NewUserToken(partnersim.Wise)
 			key := c.cardKey(form)
 			call := func(path, plaintext string) (answer, []byte) {
 				jwe, content := sealRaw(t, cardHeader, pkcs1v15(key), plaintext)
@@ -115,7 +115,7 @@ func TestCardDataInEachForm(t *testing.T) {
 func TestCardRequestsThatAreRefused(t *testing.T) {
 	sim := partnersim.New(partnersim.Options{CardBadKey: 400})
 	c := direct(t, sim)
-	c.token = sim.NewUserToken()
+	c.token = sim.NewUserToken(partnersim.Wise)
 	key := c.cardKey("")
 	jwe, _ := sealRaw(t, cardHeader, pkcs1v15(key), ``)
 	short, _ := sealRaw(t, cardHeader, pkcs1v15(key), `{"pin":"12"}`)

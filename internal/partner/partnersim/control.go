@@ -86,7 +86,8 @@ func (s *Sim) control() {
 		"POST /sim/release":              s.postRelease,
 		"POST /sim/rotate-key/{partner}": s.postRotate,
 		"POST /sim/expire-tokens":        s.postExpire,
-		"POST /sim/user-token":           s.postUserToken,
+		"POST /sim/user-token/{partner}": s.postUserToken,
+		"POST /sim/jackhenry/client":     s.postAssertionKeys,
 		"POST /sim/clock":                s.postClock,
 		"POST /sim/keys/{keyId}/revoke":  s.postRevoke,
 	} {
@@ -200,9 +201,9 @@ func (s *Sim) postRelease(*http.Request) (int, any, error) {
 }
 
 func (s *Sim) postRotate(r *http.Request) (int, any, error) {
-	p := Partner(r.PathValue("partner"))
-	if partners[p] == nil {
-		return http.StatusNotFound, nil, fmt.Errorf("there is no partner %q", p)
+	p, err := known(r.PathValue("partner"))
+	if err != nil {
+		return http.StatusNotFound, nil, err
 	}
 	return http.StatusCreated, map[string]int{"version": s.Rotate(p)}, nil
 }
@@ -234,6 +235,18 @@ func (s *Sim) postRevoke(r *http.Request) (int, any, error) {
 	return http.StatusNoContent, nil, nil
 }
 
-func (s *Sim) postUserToken(*http.Request) (int, any, error) {
-	return http.StatusCreated, map[string]string{"access_token": s.NewUserToken()}, nil
+func (s *Sim) postUserToken(r *http.Request) (int, any, error) {
+	p, err := known(r.PathValue("partner"))
+	if err != nil {
+		return http.StatusNotFound, nil, err
+	}
+	return http.StatusCreated, map[string]string{"access_token": s.NewUserToken(p)}, nil
+}
+
+// known is the partner of a control path.
+func known(name string) (Partner, error) {
+	if p := Partner(name); partners[p] != nil {
+		return p, nil
+	}
+	return "", fmt.Errorf("there is no partner %q", name)
 }

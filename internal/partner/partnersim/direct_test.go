@@ -99,7 +99,7 @@ func TestFaultsOfADirectReply(t *testing.T) {
 func TestPINEndpoints(t *testing.T) {
 	sim := partnersim.New(partnersim.Options{})
 	c := direct(t, sim).login()
-	c.token = sim.NewUserToken()
+	c.token = sim.NewUserToken(partnersim.Wise)
 	wise, _ := c.fetch("")
 	call := func(path, plaintext string, change func(http.Header)) (answer, []byte) {
 		header := joseHeaders()

@@ -26,6 +26,15 @@ const (
 	EndpointCardPreset  Endpoint = "card-preset"  // POST /twcard-data/v1/sensitive-card-data/preset-pin
 )
 
+// Those of Jack Henry, below /jackhenry.
+const (
+	EndpointJackHenryToken Endpoint = "jackhenry-token" // POST /a/oidc-provider/api/v0/token
+	EndpointJackHenryKey   Endpoint = "jackhenry-key"   // GET  /api/card-mgmt/v1/encryption-utils/public-key/pem
+	EndpointSearchByPAN    Endpoint = "search-by-pan"   // POST /api/card-mgmt/v1/{institution}/card-credentials/search-by-pan
+	EndpointCardToken      Endpoint = "card-token"      // POST /api/card-mgmt/v1/{institution}/tokenization/card-tokens
+	EndpointValidateCard   Endpoint = "validate-card"   // POST /api/card-mgmt/v1/{institution}/digital-wallets/validations/encrypted-card-data
+)
+
 // traits are what faults need to know of an endpoint.
 type traits struct {
 	sealed bool // it answers with a JWE
@@ -51,6 +60,12 @@ var endpoints = map[Endpoint]traits{
 	EndpointCardDetails: {sealed: true},
 	EndpointCardPIN:     {sealed: true},
 	EndpointCardPreset:  {},
+
+	EndpointJackHenryToken: {open: true},
+	EndpointJackHenryKey:   {},
+	EndpointSearchByPAN:    {sealed: true},
+	EndpointCardToken:      {},
+	EndpointValidateCard:   {},
 }
 
 func (e Endpoint) sealed() bool { return endpoints[e].sealed }

@@ -49,7 +49,8 @@ func joseCall(c *call) reply {
 type opened struct {
 	header    joseHeader
 	plaintext []byte
-	content   []byte // the content key
+	content   []byte   // the content key, of an RSA key's envelope
+	key       theirKey // that opened it
 }
 
 // openRequest opens the JWE in a call's body with a Wise key still in use. Every
@@ -78,7 +79,7 @@ func (s *Sim) open(p Partner, compact string, alg jose.KeyAlgorithm, enc jose.Co
 		if err != nil {
 			continue
 		}
-		o := opened{header: header, plaintext: plaintext}
+		o := opened{header: header, plaintext: plaintext, key: key}
 		if rsaKey, ok := key.private.(*rsa.PrivateKey); ok {
 			o.content, err = contentKey(compact, alg, rsaKey)
 		}

@@ -20,14 +20,16 @@ type Partner string
 
 // The partners.
 const (
-	Wise     Partner = "wise"
-	WiseCard Partner = "wise-card"
+	Wise      Partner = "wise"
+	WiseCard  Partner = "wise-card"
+	JackHenry Partner = "jackhenry"
 )
 
 // partners is which kind of key clients seal their requests to.
 var partners = map[Partner]func() crypto.Signer{
-	Wise:     newRSA,
-	WiseCard: newRSA,
+	Wise:      newRSA,
+	WiseCard:  newRSA,
+	JackHenry: newEC,
 }
 
 // theirKey is one version of the key clients seal their requests to.

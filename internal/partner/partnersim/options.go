@@ -14,6 +14,8 @@ import (
 const (
 	DemoClientID     = "demo-client"
 	DemoClientSecret = "demo-secret-not-for-production"
+
+	DemoJackHenryClientID = "demo-client-of-jackhenry"
 )
 
 // Ways a request names the key its reply is to be sealed to, for
@@ -87,6 +89,21 @@ type Options struct {
 	CardReply string
 	// CardBadKey is the status of a request it cannot open: 500 (if zero) or 400.
 	CardBadKey int
+	// JackHenryClientID is the client whose assertions are taken:
+	// DemoJackHenryClientID if empty. Their key is registered later.
+	JackHenryClientID string
+	// JackHenryTokenLifetime is expires_in of its tokens, in whole seconds. Zero:
+	// 600 s; nothing is documented.
+	JackHenryTokenLifetime time.Duration
+	// JackHenryPEM is how it writes its key: KeyBase64PEM (if empty), KeyPEM or
+	// KeySPKI.
+	JackHenryPEM string
+	// JackHenryKeyForm is how it wants a client's key: KeySPKI (if empty),
+	// KeyPoint, KeyBase64PEM, KeyJWK or KeyBase64JWK.
+	JackHenryKeyForm string
+	// JackHenryReplyKID is the kid of its replies: ReplyKIDNone (if empty),
+	// ReplyKIDThumbprint or ReplyKIDJWK.
+	JackHenryReplyKID string
 	// ExtraFields adds an unknown field to each JSON answer: Wise adds fields
 	// without notice.
 	ExtraFields bool
@@ -102,6 +119,11 @@ func (o Options) withDefaults() Options {
 	set(&o.Unnamed, UseNewest)
 	set(&o.DuplicateUpload, http.StatusCreated)
 	set(&o.ConflictUpload, http.StatusConflict)
+	set(&o.JackHenryClientID, DemoJackHenryClientID)
+	set(&o.JackHenryTokenLifetime, 10*time.Minute)
+	set(&o.JackHenryPEM, KeyBase64PEM)
+	set(&o.JackHenryKeyForm, KeySPKI)
+	set(&o.JackHenryReplyKID, ReplyKIDNone)
 	set(&o.CardKeyForm, KeySPKI)
 	set(&o.CardReply, CardSealed)
 	set(&o.CardBadKey, http.StatusInternalServerError)
@@ -136,6 +158,11 @@ func (o Options) Validate() error {
 	oneOf("ActivationLag", o.ActivationLag >= 0, o.ActivationLag, "no negative time")
 	oneOf("DuplicateUpload", slices.Contains([]int{201, 409, 500}, o.DuplicateUpload), o.DuplicateUpload, "201, 409 or 500")
 	oneOf("ConflictUpload", slices.Contains([]int{409, 400}, o.ConflictUpload), o.ConflictUpload, "409 or 400")
+	oneOf("JackHenryTokenLifetime", o.JackHenryTokenLifetime >= time.Second && o.JackHenryTokenLifetime%time.Second == 0, o.JackHenryTokenLifetime, "whole seconds")
+	oneOf("JackHenryPEM", slices.Contains([]string{KeyBase64PEM, KeyPEM, KeySPKI}, o.JackHenryPEM), o.JackHenryPEM, "base64-pem, pem or spki")
+	oneOf("JackHenryKeyForm", slices.Contains([]string{KeySPKI, KeyPoint, KeyBase64PEM, KeyJWK, KeyBase64JWK}, o.JackHenryKeyForm), o.JackHenryKeyForm,
+		"spki, point, base64-pem, jwk or base64-jwk")
+	oneOf("JackHenryReplyKID", slices.Contains([]string{ReplyKIDNone, ReplyKIDThumbprint, ReplyKIDJWK}, o.JackHenryReplyKID), o.JackHenryReplyKID, "none, thumbprint or jwk")
 	oneOf("CardKeyForm", slices.Contains([]string{KeySPKI, KeyPEM, KeyBase64PEM, KeyPKCS1}, o.CardKeyForm), o.CardKeyForm, "spki, pem, base64-pem or pkcs1")
 	oneOf("CardReply", slices.Contains([]string{CardSealed, CardQuoted, CardFramed, CardClear}, o.CardReply), o.CardReply, "sealed, quoted, framed or clear")
 	oneOf("CardBadKey", slices.Contains([]int{400, 500}, o.CardBadKey), o.CardBadKey, "400 or 500")

@@ -24,7 +24,7 @@ type endpoint struct {
 
 func (s *Sim) routes() {
 	s.mux = http.NewServeMux()
-	for _, ep := range slices.Concat(s.wise(), s.card()) {
+	for _, ep := range slices.Concat(s.wise(), s.card(), s.jackHenry()) {
 		s.mux.HandleFunc(ep.pattern, func(w http.ResponseWriter, r *http.Request) { s.handle(ep, w, r) })
 	}
 	// Anything else is answered as Wise answers, and is logged: a client that
@@ -42,6 +42,7 @@ func (s *Sim) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTT
 type call struct {
 	*http.Request
 	sim   *Sim
+	voice voice
 	body  []byte
 	entry *Request // shared with the log: change it through note
 }
@@ -56,6 +57,7 @@ func (c *call) note(change func(*Request)) {
 // handle takes a call through arrival, fault, effect, fault, answer.
 func (s *Sim) handle(ep endpoint, w http.ResponseWriter, r *http.Request) {
 	c := s.arrive(ep.name, r)
+	c.voice = voiceOf(r.URL.Path)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	c.body = body
 	if err != nil {
@@ -86,10 +88,7 @@ func (s *Sim) handle(ep endpoint, w http.ResponseWriter, r *http.Request) {
 func (s *Sim) interrupt(c *call, f Fault) (rep reply, stop bool) {
 	switch f.Kind {
 	case Error:
-		if f.Status == http.StatusInternalServerError {
-			return unexpected("fault"), true
-		}
-		return invalid(f.Status, "ERROR", "", http.StatusText(f.Status)), true
+		return c.voice.refuse(f.Status, "ERROR", http.StatusText(f.Status)), true
 	case RateLimit:
 		rep = reply{status: http.StatusTooManyRequests, body: []byte(`{}`), header: http.Header{}}
 		rep.header.Set("Retry-After", strconv.Itoa(int(f.RetryAfter/time.Second)))
@@ -100,7 +99,7 @@ func (s *Sim) interrupt(c *call, f Fault) (rep reply, stop bool) {
 		s.mu.Lock()
 		delete(s.tokens, token)
 		s.mu.Unlock()
-		return unauthorized(token), true
+		return c.voice.unauthorized(token), true
 	case Delay:
 		time.Sleep(f.Delay)
 	case Hang:
@@ -112,17 +111,21 @@ func (s *Sim) interrupt(c *call, f Fault) (rep reply, stop bool) {
 	return reply{}, false
 }
 
-// authorized lets serve see only calls that carry a token in force. The
-// documents ask for a client-credentials token on all of these endpoints.
+// authorized lets serve see only calls that carry a token of Wise's in force.
+// The documents ask for one on all of these endpoints.
 func (s *Sim) authorized(serve func(*call) reply) func(*call) reply {
+	return s.authorizedAt(Wise, serve)
+}
+
+func (s *Sim) authorizedAt(p Partner, serve func(*call) reply) func(*call) reply {
 	return func(c *call) reply {
 		token := bearer(c.Header)
 		s.mu.Lock()
-		end, ok := s.tokens[token]
+		granted, ok := s.tokens[token]
 		now := s.now()
 		s.mu.Unlock()
-		if !ok || !now.Before(end) {
-			return unauthorized(token)
+		if !ok || granted.at != p || !now.Before(granted.end) {
+			return c.voice.unauthorized(token)
 		}
 		return serve(c)
 	}

@@ -34,16 +34,9 @@ func (s *Sim) token(c *call) reply {
 	case grant != "client_credentials":
 		return oauthError(http.StatusBadRequest, "unsupported_grant_type", "Unsupported grant type")
 	}
-	access := newToken(s.opt.TokenFormat)
-	s.mu.Lock()
-	now := s.now()
-	end := now.Add(s.opt.TokenLifetime)
-	maps.DeleteFunc(s.tokens, func(_ string, end time.Time) bool { return !now.Before(end) })
-	s.tokens[access] = end
-	c.entry.Effect = true
-	s.mu.Unlock()
+	token, end := s.grant(c, Wise, newToken(s.opt.TokenFormat), s.opt.TokenLifetime)
 	rep := s.answer(http.StatusOK, map[string]any{
-		"access_token": access,
+		"access_token": token,
 		"token_type":   "bearer",
 		"expires_in":   int(s.opt.TokenLifetime / time.Second),
 		"expires_at":   end.Format("2006-01-02T15:04:05.000Z"),
@@ -51,6 +44,23 @@ func (s *Sim) token(c *call) reply {
 	})
 	rep.header = http.Header{"Cache-Control": {"no-store"}} // RFC 6749 §5.1
 	return rep
+}
+
+// access is what a token stands for.
+type access struct {
+	at  Partner
+	end time.Time
+}
+
+// grant puts a token in force at a partner.
+func (s *Sim) grant(c *call, p Partner, token string, life time.Duration) (string, time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	maps.DeleteFunc(s.tokens, func(_ string, a access) bool { return !now.Before(a.end) })
+	s.tokens[token] = access{p, now.Add(life)}
+	c.entry.Effect = true
+	return token, now.Add(life)
 }
 
 // newToken makes an access token: opaque to the client, random to everybody.

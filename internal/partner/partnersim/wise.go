@@ -96,12 +96,12 @@ func (s *Sim) pinOf(c *call, api string) (string, *sealing, reply) {
 	return in.PIN, to, reply{}
 }
 
-// NewUserToken is an access token of a user's, as a payment backend has one from
-// Wise's other grants. It is good until ExpireTokens.
-func (s *Sim) NewUserToken() string {
+// NewUserToken is an access token of a user's at a partner, as a payment backend
+// has one from the partner's other grants. It is good until ExpireTokens.
+func (s *Sim) NewUserToken(p Partner) string {
 	token := "user-" + uuid.NewString()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tokens[token] = s.now().AddDate(1, 0, 0)
+	s.tokens[token] = access{p, s.now().AddDate(1, 0, 0)}
 	return token
 }
