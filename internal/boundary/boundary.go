@@ -61,6 +61,9 @@ var (
 	ErrBusy = errors.New("the backend is busy")
 	// ErrUnavailable: the device is down, gone or refuses to work.
 	ErrUnavailable = errors.New("the backend is unavailable")
+	// ErrDisabled: somebody has put the private key out of use in the backend, and
+	// can put it back.
+	ErrDisabled = fmt.Errorf("%w: the private key is disabled", ErrUnavailable)
 	// ErrUnsupported: this backend cannot do that at all.
 	ErrUnsupported = errors.New("not supported by this backend")
 )

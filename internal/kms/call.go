@@ -48,7 +48,7 @@ func call[In, Out any](ctx context.Context, b *Backend, f family, op string, do 
 // is an answer too.
 func (b *Backend) noteAnswer(ctx context.Context, err error) {
 	switch {
-	case err == nil || errors.Is(err, boundary.ErrNoKey) || errors.Is(err, ErrDisabled):
+	case err == nil || errors.Is(err, boundary.ErrNoKey) || errors.Is(err, boundary.ErrDisabled):
 		b.well.Store(time.Now().UnixNano())
 	case errors.Is(err, boundary.ErrUnavailable) && ctx.Err() == nil:
 		b.well.Store(0)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"keyd/internal/boundary"
 )
@@ -40,4 +41,48 @@ func (b *Backend) schedule(ctx context.Context, arn string) error {
 		return nil
 	}
 	return err
+}
+
+// Disable keeps a key from being used by anybody. A key that is being deleted,
+// or is gone, is used by nobody already.
+func (b *Backend) Disable(ctx context.Context, handle string) error {
+	if err := b.checkHandle(handle); err != nil {
+		return fmt.Errorf("disabling a key: %w", err)
+	}
+	_, err := call(ctx, b, changing, "DisableKey", b.client.DisableKey, &kms.DisableKeyInput{KeyId: &handle})
+	if err = b.clarify(ctx, handle, err); err != nil && !errors.Is(err, boundary.ErrNoKey) {
+		return fmt.Errorf("disabling a key: %w", err)
+	}
+	return nil
+}
+
+// Rescue calls off a key's deletion, after which KMS leaves it disabled, and
+// enables it if it is to be used again.
+func (b *Backend) Rescue(ctx context.Context, handle string, enable bool) error {
+	if err := b.rescue(ctx, handle, enable); err != nil {
+		return fmt.Errorf("rescuing a key: %w", err)
+	}
+	return nil
+}
+
+func (b *Backend) rescue(ctx context.Context, handle string, enable bool) error {
+	if err := b.checkHandle(handle); err != nil {
+		return err
+	}
+	key, err := b.describe(ctx, handle)
+	if err != nil {
+		return err
+	}
+	if leaving(key.KeyState) {
+		_, err := call(ctx, b, changing, "CancelKeyDeletion", b.client.CancelKeyDeletion, &kms.CancelKeyDeletionInput{KeyId: &handle})
+		if err != nil {
+			return err
+		}
+		key.KeyState = types.KeyStateDisabled
+	}
+	if key.KeyState == types.KeyStateDisabled && enable {
+		_, err := call(ctx, b, changing, "EnableKey", b.client.EnableKey, &kms.EnableKeyInput{KeyId: &handle})
+		return err
+	}
+	return nil
 }

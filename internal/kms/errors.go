@@ -18,8 +18,6 @@ var (
 	// ErrDenied: AWS refuses the credentials, or there are none, or they do
 	// not carry the permission.
 	ErrDenied = fmt.Errorf("%w: AWS denies access", boundary.ErrUnavailable)
-	// ErrDisabled: somebody disabled the key; enabling it mends this.
-	ErrDisabled = fmt.Errorf("%w: the KMS key is disabled", boundary.ErrUnavailable)
 	// ErrUnreachable: no answer came, or a broken one. What was asked for may
 	// have been done.
 	ErrUnreachable = fmt.Errorf("%w: AWS KMS cannot be reached", boundary.ErrUnavailable)
@@ -89,7 +87,7 @@ func (a *answered) Unwrap() []error {
 // kinds is what KMS's codes are to keyd.
 var kinds = map[string]error{
 	"NotFoundException":                   boundary.ErrNoKey,
-	"DisabledException":                   ErrDisabled,
+	"DisabledException":                   boundary.ErrDisabled,
 	"InvalidKeyUsageException":            ErrUsage,
 	"AccessDeniedException":               ErrDenied,
 	"UnrecognizedClientException":         ErrDenied,

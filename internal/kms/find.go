@@ -153,7 +153,7 @@ func (b *Backend) look(ctx context.Context, f *boundary.Found) error {
 			Level: levels[can.algorithm()], Attributes: can.attributes()}
 	case errors.Is(err, boundary.ErrNoKey):
 		*f = boundary.Found{}
-	case !errors.Is(err, ErrDisabled) && !errors.Is(err, ErrUsage):
+	case !errors.Is(err, boundary.ErrDisabled) && !errors.Is(err, ErrUsage):
 		return err
 	}
 	return nil

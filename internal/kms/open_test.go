@@ -27,7 +27,7 @@ func TestWhatKMSRefusesHasANameOfItsOwn(t *testing.T) {
 		"throttled":        {"ThrottlingException", []error{boundary.ErrBusy}},
 		"denied":           {"AccessDeniedException", []error{kms.ErrDenied, boundary.ErrUnavailable}},
 		"expired":          {"ExpiredTokenException", []error{kms.ErrDenied, boundary.ErrUnavailable}},
-		"disabled":         {"DisabledException", []error{kms.ErrDisabled, boundary.ErrUnavailable}},
+		"disabled":         {"DisabledException", []error{boundary.ErrDisabled, boundary.ErrUnavailable}},
 		"gone":             {"NotFoundException", []error{boundary.ErrNoKey}},
 		"of another use":   {"InvalidKeyUsageException", []error{kms.ErrUsage, boundary.ErrUnsupported}},
 		"down":             {"KMSInternalException", []error{boundary.ErrUnavailable}},
@@ -114,7 +114,7 @@ func TestAnOperatorsDisabledKeyIsNotGone(t *testing.T) {
 	b, sp := open(t, s), spec()
 	g := generate(t, b, sp)
 	request(t, s, "DisableKey", map[string]any{"KeyId": g.Handle})
-	if _, err := b.Public(t.Context(), g.Handle); !errors.Is(err, kms.ErrDisabled) {
+	if _, err := b.Public(t.Context(), g.Handle); !errors.Is(err, boundary.ErrDisabled) {
 		t.Errorf("Public: %v, want ErrDisabled", err)
 	}
 	if all, err := b.List(t.Context()); err != nil || len(all) != 1 || all[0].Public != nil || all[0].KID != sp.KID {

@@ -22,8 +22,10 @@ import (
 )
 
 var (
-	_ rotation.Backend = (*kms.Backend)(nil)
-	_ rotation.Signer  = (*kms.Backend)(nil)
+	_ rotation.Backend  = (*kms.Backend)(nil)
+	_ rotation.Signer   = (*kms.Backend)(nil)
+	_ rotation.Disabler = (*kms.Backend)(nil)
+	_ rotation.Rescuer  = (*kms.Backend)(nil)
 )
 
 // TestMain gives AWS's SDK credentials that are worth nothing, and nothing else.

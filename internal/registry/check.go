@@ -124,8 +124,11 @@ func path(v *Version) string {
 		first = Announced
 	}
 	at := State("")
+	compromised := false
 	for i, e := range v.History {
 		switch {
+		case compromised && e.To.Opens():
+			return fmt.Sprintf("event %d lets it open again after it was compromised", i+1)
 		case e.From != at:
 			return fmt.Sprintf("event %d leaves %q, where it was %q", i+1, e.From, at)
 		case i == 0 && e.To != first:
@@ -134,6 +137,7 @@ func path(v *Version) string {
 			return fmt.Sprintf("event %d takes it from %q to %q, which the table does not allow", i+1, e.From, e.To)
 		}
 		at = e.To
+		compromised = compromised || at == Compromised
 	}
 	if at != v.State {
 		return fmt.Sprintf("its history ends in %q and its state is %q", at, v.State)

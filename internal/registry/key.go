@@ -62,6 +62,7 @@ type Version struct {
 	CanaryAt    time.Time `json:"canary_at,omitzero"`
 	CanaryKID   string    `json:"canary_kid,omitempty"` // which of our kids the canary's answer named
 	LastOpenAt  time.Time `json:"last_open_at,omitzero"`
+	DisabledAt  time.Time `json:"disabled_at,omitzero"` // compromised, and put out of use in the backend
 
 	// Retry is the state of the step now being tried. A move forgets it.
 	Retry Retry `json:"retry,omitzero"`

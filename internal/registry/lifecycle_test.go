@@ -21,7 +21,7 @@ var told = map[registry.State]struct{ meaning, nist string }{
 	registry.Active:      {"new requests name its kid; a key has one such version at most", "active"},
 	registry.Draining:    {"requests no longer name it, and answers that are still sealed to it open until its deadline", "deactivated"},
 	registry.Compromised: {"it never opens again; the private key is kept until an operator has it destroyed, as it may be evidence", "compromised"},
-	registry.Destroying:  {"the backend has been asked to delete the private key, and has not said that it is gone", "deactivated or compromised, as before"},
+	registry.Destroying:  {"the backend has been asked to delete the private key, and has not said that it is gone; while one that waits with it does, an operator can have the version back as it was (drained or compromised)", "deactivated or compromised, as before"},
 	registry.Destroyed:   {"the backend says that the private key is gone; the kid, the public key and the history stay for ever", "destroyed"},
 }
 
@@ -68,6 +68,7 @@ has it, so a version opens from the moment the partner is asked to take it.
 Beyond the table, the registry holds every key to this:
 
 - at most one of its versions is active, and at most one is on its way there (pending or announced);
+- a version that was compromised never opens again, whatever the table says of its state;
 - a version is announced only with a key pair that has passed its self-test, and drains only with a deadline;
 - once one of its versions has been active, there is always one that opens, unless the last was closed as compromised;
 - kid, number, dates, handle and public key of a version never change, and no version is ever removed.

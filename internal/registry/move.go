@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -86,12 +87,23 @@ func (d *draft) move(moves []Move, e Event) (kids []string, err error) {
 	return kids, nil
 }
 
+// compromised reports whether a version ever was.
+func (v *Version) compromised() bool {
+	return slices.ContainsFunc(v.History, func(e Event) bool { return e.To == Compromised })
+}
+
 // move applies the transition table.
 func (v *Version) move(m Move, e Event) error {
 	if !v.State.May(m.To) {
 		return fmt.Errorf("%w: it is %s and cannot become %s", ErrTransition, v.State, m.To)
 	}
-	if m.To == Announced {
+	if m.To.Opens() && v.compromised() {
+		return fmt.Errorf("%w: it was compromised and never opens again", ErrTransition)
+	}
+	if m.To == Compromised && v.State == Destroying && !v.compromised() {
+		return fmt.Errorf("%w: it is %s and was not compromised before", ErrTransition, v.State)
+	}
+	if m.To.Opens() && !v.State.Opens() {
 		if err := ready(v); err != nil {
 			return fmt.Errorf("%w: it is %s and cannot become %s: %w", ErrTransition, v.State, m.To, err)
 		}

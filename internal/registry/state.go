@@ -18,7 +18,8 @@ const (
 	Draining State = "draining"
 	// Compromised: never opens again; the private key is kept until destroyed.
 	Compromised State = "compromised"
-	// Destroying: deletion has been asked for or is pending.
+	// Destroying: deletion has been asked for or is pending. A backend that waits
+	// with it can be told not to: the version is then what it was before.
 	Destroying State = "destroying"
 	// Destroyed: the backend says the private key is gone.
 	Destroyed State = "destroyed"
@@ -35,7 +36,7 @@ var next = map[State][]State{
 	Active:      {Draining, Compromised},
 	Draining:    {Active, Destroying, Compromised},
 	Compromised: {Destroying},
-	Destroying:  {Destroyed},
+	Destroying:  {Draining, Compromised, Destroyed},
 	Destroyed:   nil,
 }
 

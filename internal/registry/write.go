@@ -154,7 +154,7 @@ func (d *draft) freeHandle(v *Version) error {
 // What Amend may change: these at any time, and those once. Whatever is in
 // neither list stays as it is, a field added later too.
 var (
-	amendable     = []string{"GeneratedAt", "TestedAt", "ToldAt", "CanaryAt", "CanaryKID", "Retry"}
+	amendable     = []string{"GeneratedAt", "TestedAt", "ToldAt", "CanaryAt", "CanaryKID", "DisabledAt", "Retry"}
 	amendableOnce = []string{"Handle", "Public", "Evidence"}
 )
 

@@ -59,6 +59,21 @@ type Holder interface {
 	Release(ctx context.Context, ref string) error
 }
 
+// Disabler is a backend that can put a private key out of use and keep it.
+type Disabler interface {
+	// Disable keeps anybody from using a private key until somebody enables it
+	// at the backend. From then on using it is boundary.ErrDisabled. Repeating it
+	// is no error.
+	Disable(ctx context.Context, handle string) error
+}
+
+// Rescuer is a backend that deletes private keys with a delay.
+type Rescuer interface {
+	// Rescue calls off a deletion that waits, and enables the key if it is to be
+	// used again. A key that is not to be deleted, and is enabled, is no error.
+	Rescue(ctx context.Context, handle string, enable bool) error
+}
+
 // Announcer tells a partner about a new public key. It must be safe to repeat
 // with the same arguments. An error may carry RetryAfter() time.Duration.
 type Announcer interface {

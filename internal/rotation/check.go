@@ -94,6 +94,10 @@ func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
 	}
 	switch {
 	case err == nil:
+	case errors.Is(err, boundary.ErrDisabled) && v.State == registry.Compromised: // as it should be
+	case errors.Is(err, boundary.ErrDisabled):
+		found = append(found, Finding{Failure, "key_disabled", v.KID, fmt.Sprintf("it is %s, and its private key in %s is disabled: nothing opens with it", v.State, v.Backend),
+			"find out who disabled " + v.Handle + " and why; enable it there, or compromise the version"})
 	case errors.Is(err, boundary.ErrNoKey):
 		found = append(found, Finding{Failure, "key_missing", v.KID, fmt.Sprintf("it is %s and %s does not hold its private key", v.State, v.Backend),
 			"restore the token from its backup; if that cannot be, compromise the version"})

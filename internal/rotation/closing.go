@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"keyd/internal/audit"
@@ -15,7 +16,7 @@ import (
 func (e *Engine) Compromise(ctx context.Context, actor audit.Actor, kid, reason string, dryRun bool) (Change, error) {
 	v, key, err := e.find(kid)
 	record := entry("key.compromise", actor, key, kid, reason)
-	if err == nil && !v.State.May(registry.Compromised) {
+	if err == nil && (!v.State.May(registry.Compromised) || v.State == registry.Destroying) {
 		err = fmt.Errorf("%w: it is %s and opens nothing", ErrState, v.State)
 	}
 	if err != nil {
@@ -25,6 +26,9 @@ func (e *Engine) Compromise(ctx context.Context, actor audit.Actor, kid, reason 
 	successor := survey(key, versions, Facts{}).inFlight
 	change := Change{Key: key.Name, KID: kid, ByHand: e.afterCompromise(v, key),
 		Steps: []Step{{Name: "compromise", KID: kid, Reason: orDefault(reason, "asked for by an operator")}}}
+	if facts := e.facts(key); v.Handle != "" && slices.Contains(facts.Disables, v.Backend) {
+		change.Steps = append(change.Steps, Step{Name: StepDisable, KID: kid, Reason: "its private key is kept in " + v.Backend + ", and nobody is to use it"})
+	}
 	if successor == nil || successor.KID == kid {
 		change.Steps = append(change.Steps, e.rotationSteps(key, without(versions, kid), "")...)
 	} else {

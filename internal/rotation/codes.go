@@ -23,6 +23,8 @@ var actions = map[string]bool{
 	"key.close":      true, // a version is closed, to be destroyed
 	"key.destroy":    true,
 	"key.compromise": true,
+	"key.disable":    true, // a compromised version's private key was put out of use
+	"key.rescue":     true, // an operator called off the deletion of a private key
 	"key.adopt":      true,
 
 	"orphan.destroy": true, // an operator named a private key that no version has
@@ -57,6 +59,7 @@ var codes = []struct {
 	{boundary.ErrNoKey, "no_key"},
 	{boundary.ErrAmbiguous, "ambiguous"},
 	{boundary.ErrBusy, "busy"},
+	{boundary.ErrDisabled, "disabled"},
 	{boundary.ErrUnavailable, "unavailable"},
 	{boundary.ErrUnsupported, "unsupported"},
 }

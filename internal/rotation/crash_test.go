@@ -98,6 +98,30 @@ func stories() map[string]story {
 			return err
 		},
 		done: func(w *world) bool { return len(w.versions()) >= 2 }}
+	var lost string // the version that is rescued
+	inCloud := stage{name: "make in the cloud", wait: rest,
+		do: func(w *world) error {
+			if _, err := w.reg.Key(keyName); err == nil {
+				return nil
+			}
+			key := theKey(weekly())
+			key.Backend = cloudName
+			_, err := w.engine.Create(w.t.Context(), operator, key, false)
+			return err
+		},
+		done: create.done}
+	rescue := stage{name: "rescue", wait: time.Minute,
+		do: func(w *world) error {
+			if lost == "" {
+				lost = w.the(registry.Destroying).KID
+			}
+			_, err := w.engine.Rescue(w.t.Context(), operator, lost, "needed after all", false)
+			return err
+		},
+		done: func(w *world) bool {
+			v, err := w.reg.Version(lost)
+			return err == nil && (became(v, registry.Compromised) == 2 || became(v, registry.Draining) == 2)
+		}}
 	waiting := func(n int) stage { return stage{name: fmt.Sprintf("%d days pass", n), wait: time.Duration(n) * aDay} }
 	return map[string]story{
 		"a rotation by an operator":  {[]stage{create, rotate}, 2, 2, 1},
@@ -108,6 +132,7 @@ func stories() map[string]story {
 		// A crash in the middle of a compromise may start a rotation too many.
 		"a compromise and a destruction": {[]stage{create, compromise, destroy}, 2, 3, creating},
 		"a move to another backend":      {[]stage{create, move, back}, 2, 2, creating},
+		"evidence destroyed too early":   {[]stage{inCloud, compromise, destroy, rescue}, 2, 3, creating},
 		"an adoption and its end":        {[]stage{create, adopt, waiting(6)}, 3, 3, creating},
 	}
 }

@@ -101,7 +101,7 @@ func TestAFloorHoldsInEveryBackendOfAKey(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(w *world) {
 		w.stop()
-		w.cloud = backendtest.NewMemory(backendtest.MemoryOptions{Name: cloudName, Level: boundary.Sealed})
+		w.cloud = &backendtest.KMS{Memory: backendtest.NewMemory(backendtest.MemoryOptions{Name: cloudName, Level: boundary.Sealed})}
 		w.restart()
 		w.create(weekly())
 		key := theKey(weekly())

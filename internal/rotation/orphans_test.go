@@ -27,7 +27,7 @@ func TestOrphansAreThoseThatNoVersionHas(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(w *world) {
 		w.create(weekly())
-		g := w.stray(w.cloud)
+		g := w.stray(w.cloud.Memory)
 		_, err := w.token.Plant("somebody else's", "", 2048)
 		w.must(err)
 		if found, err := w.engine.Orphans(w.t.Context(), backendName); err != nil || len(found) != 0 {
@@ -49,7 +49,7 @@ func TestOrphansAreThoseThatNoVersionHas(t *testing.T) {
 func TestAnOrphanIsDestroyedByItsHandleAlone(t *testing.T) {
 	for name, in := range map[string]func(*world) (*backendtest.Memory, string, bool){
 		"in a token": func(w *world) (*backendtest.Memory, string, bool) { return w.token, backendName, true },
-		"in a KMS":   func(w *world) (*backendtest.Memory, string, bool) { return w.cloud, cloudName, false },
+		"in a KMS":   func(w *world) (*backendtest.Memory, string, bool) { return w.cloud.Memory, cloudName, false },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

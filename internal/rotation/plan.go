@@ -23,6 +23,7 @@ const (
 	StepCanary   = "canary"    // have the partner seal something to it
 	StepActivate = "activate"  // name it in requests; the old version drains
 	StepRetire   = "retire"    // let an adopted version drain beside the active one
+	StepDisable  = "disable"   // put a compromised version's private key out of use
 	StepDrain    = "drain"     // the drain has ended: close it
 	StepDestroy  = "destroy"   // delete the private key from the backend
 )
@@ -40,6 +41,8 @@ type Step struct {
 type Facts struct {
 	Announcer bool // has an API that takes public keys
 	Canary    bool // has a playground
+	// Disables are the backends that can put a private key out of use.
+	Disables []string
 }
 
 // Plan says what a key needs next. It is a pure function of the registry's
@@ -148,6 +151,10 @@ func (w world) next(now time.Time, v registry.Version) Step {
 			return Step{Name: StepNone, KID: v.KID, Reason: "it is the last version that opens"}
 		}
 		return try(v, StepDrain, DrainEnd(v), "its drain and its validTill end")
+	case registry.Compromised:
+		if v.Handle != "" && v.DisabledAt.IsZero() && slices.Contains(w.facts.Disables, v.Backend) {
+			return try(v, StepDisable, time.Time{}, "its private key is kept, and nobody is to use it")
+		}
 	case registry.Destroying:
 		return try(v, StepDestroy, time.Time{}, "its private key is still to be deleted")
 	}

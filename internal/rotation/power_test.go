@@ -35,6 +35,20 @@ func (b *powered) Open(ctx context.Context, handle string, env *boundary.Envelop
 	return o, err
 }
 
+// poweredKMS is a powered backend that disables keys and calls deletions off.
+type poweredKMS struct {
+	powered
+	kms *backendtest.KMS
+}
+
+func (b *poweredKMS) Disable(ctx context.Context, handle string) error {
+	return b.power.do("disable", func() error { return b.kms.Disable(ctx, handle) })
+}
+
+func (b *poweredKMS) Rescue(ctx context.Context, handle string, enable bool) error {
+	return b.power.do("rescue", func() error { return b.kms.Rescue(ctx, handle, enable) })
+}
+
 // power can be cut at the nth effect on anything that outlives the daemon,
 // either before the effect or after it, when only the answer is lost. From
 // then on nothing has an effect any more.

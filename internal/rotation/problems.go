@@ -97,7 +97,8 @@ func (w world) trouble(at time.Time, v registry.Version) []Finding {
 	}
 	if v.State == registry.Compromised {
 		found = append(found, Finding{Warning, "compromised_held", v.KID,
-			fmt.Sprintf("it is compromised, its private key is still in %s, and %s may seal to it until %s unless told not to", v.Backend, w.key.Partner, day(v.ValidTill)),
+			fmt.Sprintf("it is compromised, its private key is still in %s%s, and %s may seal to it until %s unless told not to", v.Backend,
+				map[bool]string{true: "", false: " (disabled)"}[v.DisabledAt.IsZero()], w.key.Partner, day(v.ValidTill)),
 			"have " + w.key.Partner + " remove the key, then keyd keys destroy " + v.KID})
 	}
 	if v.State == registry.Announced && step.Name == StepNone {

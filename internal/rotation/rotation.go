@@ -181,7 +181,13 @@ func (e *Engine) Next(name string) (Step, error) {
 }
 
 func (e *Engine) facts(key registry.Key) Facts {
-	return Facts{Announcer: e.announcer(key) != nil, Canary: e.probe(key) != nil}
+	facts := Facts{Announcer: e.announcer(key) != nil, Canary: e.probe(key) != nil}
+	for name, b := range e.cfg.Backends {
+		if _, ok := b.(Disabler); ok {
+			facts.Disables = append(facts.Disables, name)
+		}
+	}
+	return facts
 }
 
 // announcer is who tells the partner of a key's versions.

@@ -50,6 +50,8 @@ func (e *Engine) take(ctx context.Context, key registry.Key, s Step) error {
 		return e.canary(ctx, key, v)
 	case StepActivate:
 		return e.activate(ctx, audit.System, key, v, s.Reason)
+	case StepDisable:
+		return e.disable(ctx, key, v)
 	case StepRetire:
 		return e.retire(ctx, key, v)
 	case StepDrain:

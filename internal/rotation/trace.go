@@ -16,7 +16,7 @@ const auditPage = 100_000
 
 // moves are the actions that always change a version's state: an outcome that
 // says ok of one must stand in a history.
-var moves = []string{"key.rotate", "key.activate", "key.retire", "key.compromise", "key.close", "key.adopt"}
+var moves = []string{"key.rotate", "key.activate", "key.retire", "key.compromise", "key.close", "key.adopt", "key.rescue"}
 
 // claims is what histories and log say of each other.
 type claims struct {

@@ -22,7 +22,7 @@ import (
 // no fault of its own.
 var expected = []error{rotation.ErrState, rotation.ErrNeeded, rotation.ErrAudit, rotation.ErrSelfTest, rotation.ErrInvalid,
 	registry.ErrInFlight, registry.ErrLastOpenable, registry.ErrExists, registry.ErrTransition, registry.ErrSecondActive,
-	boundary.ErrUnavailable, boundary.ErrNoKey, errCut}
+	boundary.ErrUnavailable, boundary.ErrNoKey, boundary.ErrUnsupported, errCut}
 
 // walk reads two bytes at a time as something that happens to a world, and
 // holds the world to its invariants after each.
@@ -68,7 +68,7 @@ func (w *world) happen(what, how byte) string {
 	v := versions[n%len(versions)]
 	var err error
 	var name string
-	switch what % 15 {
+	switch what % 16 {
 	case 0:
 		name = "rotate"
 		_, err = w.engine.Rotate(ctx, operator, keyName, false)
@@ -96,7 +96,7 @@ func (w *world) happen(what, how byte) string {
 		name = "the playground goes down or comes back"
 		w.partner.set(func(p *partner) { p.silent = toggle(p.silent == nil, errDown) })
 	case 8:
-		ops := []string{"generate", "open", "public", "destroy", "discard", "find", "health"}
+		ops := []string{"generate", "open", "public", "destroy", "discard", "find", "health", "disable", "rescue"}
 		f := backendtest.Fault{Op: ops[n%len(ops)], After: n&64 != 0, Times: 1 + n%3}
 		name = fmt.Sprintf("a fault %+v", f)
 		w.token.Inject(f)
@@ -130,6 +130,9 @@ func (w *world) happen(what, how byte) string {
 	case 14:
 		name = "the config names the other backend"
 		err = w.move()
+	case 15:
+		name = fmt.Sprintf("rescue %d", v.Number)
+		_, err = w.engine.Rescue(ctx, operator, v.KID, "", false)
 	}
 	if err != nil && !slices.ContainsFunc(expected, func(e error) bool { return errors.Is(err, e) }) {
 		w.t.Errorf("%s: %v", name, err)
@@ -190,12 +193,13 @@ func TestARandomWalkKeepsEveryInvariant(t *testing.T) {
 
 func FuzzOperations(f *testing.F) {
 	f.Add([]byte{})
-	f.Add([]byte{0, 0, 2, 0, 3, 1, 4, 1})                              // rotate, roll back, compromise, destroy
-	f.Add([]byte{6, 0, 3, 0, 11, 250, 4, 1})                           // the only version compromised while the partner is down
-	f.Add([]byte{5, 0, 5, 1, 11, 200, 2, 1})                           // adopted twice, activated
-	f.Add([]byte{9, 7, 9, 71, 9, 13, 12, 240})                         // power cuts
-	f.Add([]byte{8, 66, 8, 3, 13, 5, 0, 0, 10})                        // token faults, another policy
-	f.Add([]byte{14, 0, 0, 0, 2, 0, 14, 0, 9, 9, 3, 0, 4, 0, 12, 255}) // moved, rolled back, moved back, cut
+	f.Add([]byte{0, 0, 2, 0, 3, 1, 4, 1})                                                               // rotate, roll back, compromise, destroy
+	f.Add([]byte{6, 0, 3, 0, 11, 250, 4, 1})                                                            // the only version compromised while the partner is down
+	f.Add([]byte{5, 0, 5, 1, 11, 200, 2, 1})                                                            // adopted twice, activated
+	f.Add([]byte{9, 7, 9, 71, 9, 13, 12, 240})                                                          // power cuts
+	f.Add([]byte{8, 66, 8, 3, 13, 5, 0, 0, 10})                                                         // token faults, another policy
+	f.Add([]byte{14, 0, 0, 0, 2, 0, 14, 0, 9, 9, 3, 0, 4, 0, 12, 255})                                  // moved, rolled back, moved back, cut
+	f.Add([]byte{14, 0, 0, 0, 3, 1, 4, 1, 15, 1, 11, 99, 9, 5, 15, 1, 4, 1, 12, 255, 12, 255, 12, 255}) // compromised in the cloud, rescued
 	f.Fuzz(func(t *testing.T, tape []byte) {
 		if len(tape) > 64 {
 			t.Skip("long enough is long enough")

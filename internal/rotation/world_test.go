@@ -31,7 +31,7 @@ type world struct {
 	power   *power
 	store   *store
 	token   *backendtest.Memory
-	cloud   *backendtest.Memory // the backend that keys can be moved to: it adopts, and deletes late
+	cloud   *backendtest.KMS // the backend that keys can be moved to: it adopts, and deletes late
 	partner *partner
 	trail   *trail
 	// change alters what the engine is made of; nil leaves it.
@@ -48,7 +48,7 @@ const keyName, partnerName, backendName, cloudName = "wise-response", "wise", "m
 func newWorld(t *testing.T) *world {
 	p := &power{}
 	w := &world{t: t, power: p, store: newStore(p), token: backendtest.NewMemory(backendtest.MemoryOptions{}), trail: &trail{power: p}}
-	w.cloud = backendtest.NewMemory(backendtest.MemoryOptions{Name: cloudName, Adopts: true, DestroyDelay: 30 * aDay})
+	w.cloud = backendtest.NewKMS(cloudName, 30*aDay)
 	w.partner = &partner{world: w, uploads: map[string]upload{}}
 	t.Cleanup(func() {
 		if w.stop != nil {
@@ -71,7 +71,7 @@ func (w *world) open() {
 	}
 	w.reg = reg
 	cfg := rotation.Config{Registry: reg, Audit: w.trail, AuditTail: w.trail.tail, ReadAudit: w.trail.read, Instance: "test",
-		Backends: map[string]rotation.Backend{backendName: &powered{w.token, w.power}, cloudName: &powered{w.cloud, w.power}},
+		Backends: map[string]rotation.Backend{backendName: &powered{w.token, w.power}, cloudName: &poweredKMS{powered{w.cloud.Memory, w.power}, w.cloud}},
 		Partners: map[string]rotation.Partner{partnerName: {Announcer: w.partner, Canary: w.partner, KeySource: w.partner}},
 		Logger:   slog.New(slog.NewTextHandler(logTo(w.t), &slog.HandlerOptions{Level: slog.LevelWarn}))}
 	if w.change != nil {
@@ -209,7 +209,7 @@ func (w *world) opens(v registry.Version, public *rsa.PublicKey) error {
 
 // home is the backend that a version is in.
 func (w *world) home(v registry.Version) *backendtest.Memory {
-	return map[string]*backendtest.Memory{backendName: w.token, cloudName: w.cloud}[v.Backend]
+	return map[string]*backendtest.Memory{backendName: w.token, cloudName: w.cloud.Memory}[v.Backend]
 }
 
 // auditComplete: every change of state has its intent in the log.

@@ -67,6 +67,8 @@ func Run(t *testing.T, open func(t *testing.T) rotation.Backend, opts Options) {
 		{"a key on a curve is found, listed, made again and destroyed", s.keepsCurves},
 		{"a signing key signs, and does nothing else", s.signs},
 		{"a content key that is held opens its answer until it is released", s.holds},
+		{"a key that is disabled is there, and of no use", s.disables},
+		{"a deletion that waits can be called off", s.rescues},
 		{"a caller who has gone gets an error and no effect", s.cancelled},
 		{"many callers at once do not disturb each other", s.concurrent},
 		{"keys come and go while others are used", s.churn},

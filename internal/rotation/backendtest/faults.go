@@ -12,7 +12,7 @@ import (
 // After unset the call does nothing; with After set it does its work and the
 // answer is lost.
 type Fault struct {
-	Op    string // "generate", "discard", "public", "open", "destroy", "find", "list", "health", "sign", "hold", "open-held", "release"
+	Op    string // "generate", "discard", "public", "open", "destroy", "find", "list", "health", "sign", "hold", "open-held", "release", "disable", "rescue"
 	After bool
 	Err   error // default boundary.ErrUnavailable
 	Times int   // how many calls; 0 is one

@@ -54,6 +54,7 @@ type memoryKey struct {
 	managed  bool
 	evidence boundary.Evidence
 	goneAt   time.Time // zero until its deletion is scheduled
+	disabled bool
 }
 
 // NewMemory makes an empty one.
@@ -113,6 +114,9 @@ func (m *Memory) Public(ctx context.Context, handle string) (crypto.PublicKey, e
 		key := m.live(handle)
 		if key == nil {
 			return nil, fmt.Errorf("reading a public key: %w", boundary.ErrNoKey)
+		}
+		if key.disabled { // as AWS KMS does
+			return nil, fmt.Errorf("reading a public key: %w", boundary.ErrDisabled)
 		}
 		return key.public(), nil
 	})
@@ -232,8 +236,11 @@ func (k *memoryKey) public() crypto.PublicKey {
 }
 
 func (k *memoryKey) found(handle string) boundary.Found {
-	return boundary.Found{Handle: handle, KID: k.kid, Label: k.label, Public: k.public(),
-		Managed: k.managed, Evidence: k.evidence}
+	f := boundary.Found{Handle: handle, KID: k.kid, Label: k.label, Managed: k.managed, Evidence: k.evidence}
+	if !k.disabled {
+		f.Public = k.public()
+	}
+	return f
 }
 
 func handleOf(kid, label string) string {

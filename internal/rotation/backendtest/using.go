@@ -24,6 +24,9 @@ func (m *Memory) take(ctx context.Context, op, handle string) (*memoryKey, error
 		if key == nil {
 			return nil, fmt.Errorf("%s: %w", op, boundary.ErrNoKey)
 		}
+		if key.disabled {
+			return nil, fmt.Errorf("%s: %w", op, boundary.ErrDisabled)
+		}
 		same := *key // Swap puts another key in its place
 		return &same, nil
 	})
