@@ -86,6 +86,12 @@ func (c *Client) Destroy(ctx context.Context, kid, reason string, dryRun bool) (
 	return c.changeOf(ctx, "versions", kid, "/destroy", Reason{reason}, dryRun)
 }
 
+// Rescue calls off the deletion of a version's private key while its backend
+// waits with it.
+func (c *Client) Rescue(ctx context.Context, kid, reason string, dryRun bool) (*Change, error) {
+	return c.changeOf(ctx, "versions", kid, "/rescue", Reason{reason}, dryRun)
+}
+
 // Partners returns every partner.
 func (c *Client) Partners(ctx context.Context) ([]Partner, error) {
 	return list[Partner](ctx, c, "/v1/partners", nil)

@@ -101,6 +101,10 @@ func TestEveryRoute(t *testing.T) {
 			return one(c.Destroy(ctx, kid, "old", false))
 		},
 			post("/v1/versions/"+kid+"/destroy", `{"reason":"old"}`), someChange},
+		{"Rescue", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.Rescue(ctx, kid, "needed", true))
+		},
+			post("/v1/versions/"+kid+"/rescue?dry_run=true", `{"reason":"needed"}`), someChange},
 		{"Orphans", func(ctx context.Context, c *client.Client) (any, error) { return one(c.Orphans(ctx, "hsm")) },
 			get("/v1/backends/hsm/orphans"), []client.Orphan{{Backend: "hsm", Handle: "pkcs11:id=%01;object=x", Why: "unknown"}}},
 		{"DestroyOrphans", func(ctx context.Context, c *client.Client) (any, error) {

@@ -62,7 +62,7 @@ type Policy struct {
 
 // Step is a step of a rotation: what, for which version, from when, and why.
 type Step struct {
-	Name   string    `json:"name"` // "none", "intent", "generate", "self-test", "announce", "confirm", "settle", "canary", "activate", "drain", "destroy"
+	Name   string    `json:"name"` // "none", "intent", "generate", "self-test", "announce", "confirm", "settle", "canary", "activate", "retire", "disable", "drain", "destroy"
 	KID    string    `json:"kid,omitempty"`
 	At     time.Time `json:"at,omitzero"` // not before
 	Reason string    `json:"reason"`
@@ -88,6 +88,7 @@ type Version struct {
 	CanaryAt   time.Time       `json:"canary_at,omitzero"`
 	CanaryKID  string          `json:"canary_kid,omitempty"`
 	LastOpenAt time.Time       `json:"last_open_at,omitzero"`
+	DisabledAt time.Time       `json:"disabled_at,omitzero"` // compromised, and put out of use in its backend
 	Tries      int             `json:"tries,omitempty"`
 	NextTry    time.Time       `json:"next_try,omitzero"`
 	LastError  string          `json:"last_error,omitempty"`

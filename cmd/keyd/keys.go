@@ -28,6 +28,8 @@ func keyCommands() []command {
 			"The version never opens again: envelopes still on their way to it are lost.\nThe answer lists what a person must do at the partner.", (*client.Client).Compromise),
 		versionCommandFor("destroy", "delete a version's private key from the backend", true,
 			"Refused while the version may still be needed: compromise it first if its key\nmust go before its time.", (*client.Client).Destroy),
+		versionCommandFor("rescue", "call off the deletion of a version's private key", true,
+			"For a backend that waits with deletions, as AWS KMS does. The version drains again\nfor the policy's drain_for. One that was compromised never opens again: its key is\nkept, disabled, as before.", (*client.Client).Rescue),
 		{name: "keys adopt", args: "KEY", brief: "take over a key pair that already exists in the backend", setup: keysAdopt,
 			help: "For moving in: the partner already has the public key under a kid (--told), and the\nprivate key is in the token. Nothing is uploaded and no material is made.\nFor a new key, create it with --first adopt (first: adopt in the config): it\nwaits for this. Beside an active version, the adopted one drains."},
 	}

@@ -59,7 +59,7 @@ func printVersion(w io.Writer, v client.Version, now time.Time) {
 	for _, at := range []struct {
 		name string
 		at   time.Time
-	}{{"told", v.ToldAt}, {"canary", v.CanaryAt}, {"drains to", v.DrainUntil}, {"last open", v.LastOpenAt}} {
+	}{{"told", v.ToldAt}, {"canary", v.CanaryAt}, {"drains to", v.DrainUntil}, {"last open", v.LastOpenAt}, {"disabled", v.DisabledAt}} {
 		if !at.at.IsZero() {
 			fmt.Fprintf(w, "%-10s %s (%s)\n", at.name, stamp(at.at), when(at.at, now))
 		}

@@ -202,6 +202,8 @@ func (r *rig) stage(route string) (kid string) {
 		return v.KID
 	case "/activate":
 		return r.version(keyName, registry.Announced).KID
+	case "/rescue":
+		return r.version(keyName, registry.Destroying).KID
 	case "/destroy":
 		return r.version(keyName, registry.Compromised).KID
 	}

@@ -127,6 +127,10 @@ func (s *Server) destroyVersion(x *visit) error {
 	return s.moved(x, s.cfg.Engine.Destroy, true)
 }
 
+func (s *Server) rescueVersion(x *visit) error {
+	return s.moved(x, s.cfg.Engine.Rescue, true)
+}
+
 // moved runs one of the operations on a version that ask why.
 func (s *Server) moved(x *visit, operate func(context.Context, audit.Actor, string, string, bool) (rotation.Change, error), why bool) error {
 	var body client.Reason

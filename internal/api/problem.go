@@ -114,6 +114,7 @@ var kinds = []kind{
 	{err: rotation.ErrBoundary, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key, and keyd status", detail: true},
 
 	{err: boundary.ErrBusy, status: 503, code: "backend_busy", title: "The key backend is busy", hint: "try again; if it stays so, raise the backend's sessions", retry: time.Second},
+	{err: boundary.ErrDisabled, status: 503, code: "backend_unavailable", title: "The private key is disabled in its backend", hint: "keyd doctor says which; find out who disabled it, and enable it there", retry: 30 * time.Second},
 	{err: boundary.ErrUnavailable, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd status says why", retry: 5 * time.Second},
 	{err: context.DeadlineExceeded, status: 504, code: "timeout", title: "It took too long", hint: "keyd status says how the backends and partners are"},
 	{err: context.Canceled, status: 504, code: "timeout", title: "The request was given up", hint: "the caller went away, or keyd is stopping"},

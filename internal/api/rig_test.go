@@ -93,7 +93,7 @@ func newRig(t testing.TB, changes ...func(*setup)) *rig {
 		change(s)
 	}
 	r.engine, err = rotation.New(rotation.Config{Registry: r.reg, Audit: auditor{s.audit}, Instance: "test", Logger: logger,
-		Backends: map[string]rotation.Backend{backendName: r.token},
+		Backends: map[string]rotation.Backend{backendName: &backendtest.KMS{Memory: r.token}},
 		Partners: map[string]rotation.Partner{"wise": {Announcer: r.partner, KeySource: r.partner}, "venly": {}}})
 	check(t, err)
 	s.opener.Registry, s.opener.Audit, s.opener.Meters, s.opener.Logger = r.reg, s.audit, r.meters, logger

@@ -66,6 +66,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/versions/{kid}/activate", adminSocket, forOperators, "key.activate", changes, jsonBody, slow, (*Server).activateVersion},
 		{"POST", "/v1/versions/{kid}/compromise", adminSocket, forOperators, "key.compromise", changes, jsonBody, slow, (*Server).compromiseVersion},
 		{"POST", "/v1/versions/{kid}/destroy", adminSocket, forOperators, "key.close", changes, jsonBody, slow, (*Server).destroyVersion},
+		{"POST", "/v1/versions/{kid}/rescue", adminSocket, forOperators, "key.rescue", changes, jsonBody, slow, (*Server).rescueVersion},
 
 		{"GET", "/v1/partners", adminSocket, forReaders, "partner.list", nil, 0, quick, (*Server).listPartners},
 		{"GET", "/v1/partners/{partner}", adminSocket, forReaders, "partner.show", nil, 0, quick, (*Server).showPartner},

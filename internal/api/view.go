@@ -34,7 +34,7 @@ func versionView(v registry.Version) client.Version {
 	view := client.Version{KID: v.KID, Key: v.Key, Number: v.Number, State: string(v.State), Opens: v.State.Opens(),
 		Backend: v.Backend, Handle: v.Handle, PublicPEM: publicPEM(v.Public), Algorithm: v.Algorithm, Bits: v.Bits, Curve: v.Curve,
 		ValidFrom: v.ValidFrom, ValidTill: v.ValidTill, DrainUntil: v.DrainUntil, ToldAt: v.ToldAt,
-		CanaryAt: v.CanaryAt, CanaryKID: v.CanaryKID, LastOpenAt: v.LastOpenAt,
+		CanaryAt: v.CanaryAt, CanaryKID: v.CanaryKID, LastOpenAt: v.LastOpenAt, DisabledAt: v.DisabledAt,
 		Tries: v.Retry.Tries, NextTry: v.Retry.Next, LastError: v.Retry.Last,
 		Adopted: v.Adopted, Evidence: v.Evidence, History: make([]client.Event, 0, len(v.History))}
 	for _, e := range v.History {
