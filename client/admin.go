@@ -42,6 +42,21 @@ func (c *Client) Key(ctx context.Context, name string) (*Key, error) {
 	return get[Key](ctx, c, path, nil)
 }
 
+// Evidence returns the whole life of a key as one document, which
+// `keyd audit verify --bundle` verifies. That it was asked for is in the audit
+// log.
+func (c *Client) Evidence(ctx context.Context, key string) (json.RawMessage, error) {
+	path, err := under("keys", key, "/evidence")
+	if err != nil {
+		return nil, err
+	}
+	document, err := get[json.RawMessage](ctx, c, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return *document, nil
+}
+
 // Version returns a version with its history.
 func (c *Client) Version(ctx context.Context, kid string) (*Version, error) {
 	path, err := under("versions", kid, "")

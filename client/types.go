@@ -70,31 +70,36 @@ type Step struct {
 
 // Version is one piece of key material.
 type Version struct {
-	KID        string          `json:"kid"`
-	Key        string          `json:"key"`
-	Number     int             `json:"number"`
-	State      string          `json:"state"`
-	Opens      bool            `json:"opens"`
-	Backend    string          `json:"backend"`
-	Handle     string          `json:"handle,omitempty"`
-	PublicPEM  string          `json:"public_pem,omitempty"`
-	Algorithm  string          `json:"algorithm"`
-	Bits       int             `json:"bits,omitempty"`
-	Curve      string          `json:"curve,omitempty"`
-	ValidFrom  time.Time       `json:"valid_from"`
-	ValidTill  time.Time       `json:"valid_till"`
-	DrainUntil time.Time       `json:"drain_until,omitzero"`
-	ToldAt     time.Time       `json:"told_at,omitzero"`
-	CanaryAt   time.Time       `json:"canary_at,omitzero"`
-	CanaryKID  string          `json:"canary_kid,omitempty"`
-	LastOpenAt time.Time       `json:"last_open_at,omitzero"`
-	DisabledAt time.Time       `json:"disabled_at,omitzero"` // compromised, and put out of use in its backend
-	Tries      int             `json:"tries,omitempty"`
-	NextTry    time.Time       `json:"next_try,omitzero"`
-	LastError  string          `json:"last_error,omitempty"`
-	Adopted    bool            `json:"adopted,omitempty"`
-	Evidence   json.RawMessage `json:"evidence,omitempty"`
-	History    []Event         `json:"history"`
+	KID       string `json:"kid"`
+	Key       string `json:"key"`
+	Number    int    `json:"number"`
+	State     string `json:"state"`
+	Opens     bool   `json:"opens"`
+	Backend   string `json:"backend"`
+	Handle    string `json:"handle,omitempty"`
+	PublicPEM string `json:"public_pem,omitempty"`
+	// PublicSHA256 is the fingerprint: over the DER SubjectPublicKeyInfo, in hex.
+	PublicSHA256 string    `json:"public_sha256,omitempty"`
+	Algorithm    string    `json:"algorithm"`
+	Bits         int       `json:"bits,omitempty"`
+	Curve        string    `json:"curve,omitempty"`
+	ValidFrom    time.Time `json:"valid_from"`
+	ValidTill    time.Time `json:"valid_till"`
+	DrainUntil   time.Time `json:"drain_until,omitzero"`
+	ToldAt       time.Time `json:"told_at,omitzero"`
+	CanaryAt     time.Time `json:"canary_at,omitzero"`
+	CanaryKID    string    `json:"canary_kid,omitempty"`
+	LastOpenAt   time.Time `json:"last_open_at,omitzero"`
+	DisabledAt   time.Time `json:"disabled_at,omitzero"` // compromised, and put out of use in its backend
+	Tries        int       `json:"tries,omitempty"`
+	NextTry      time.Time `json:"next_try,omitzero"`
+	LastError    string    `json:"last_error,omitempty"`
+	Adopted      bool      `json:"adopted,omitempty"`
+	// Evidence is what the backend said of the key pair, SelfTest how it was
+	// proved to work. The audit log committed to both.
+	Evidence json.RawMessage `json:"evidence,omitempty"`
+	SelfTest json.RawMessage `json:"self_test,omitempty"`
+	History  []Event         `json:"history"`
 }
 
 // Event is one change of a version's state.

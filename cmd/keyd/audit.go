@@ -25,8 +25,8 @@ func auditCommands() []command {
 	return []command{
 		{name: "audit tail", brief: "print the last entries of the audit log", setup: auditTail,
 			help: "--follow goes on printing entries as they are written."},
-		{name: "audit verify", brief: "prove that the audit log is whole, without the daemon", setup: auditVerify,
-			help: "Reads the file alone: it works while the daemon is stopped, and on a copy. Finds\nan edit, a deletion, an insertion, a reordering, and - against a remembered head -\na truncation. Keep heads elsewhere: `keyd status` prints the current one.\nExits with 3 when the chain is broken."},
+		{name: "audit verify", brief: "prove that the audit log, or the evidence of a key, is whole, without the daemon", setup: auditVerify,
+			help: "Reads the file alone: it works while the daemon is stopped, and on a copy. Finds\nan edit, a deletion, an insertion, a reordering, and - against a remembered head -\na truncation. Keep heads elsewhere: `keyd status` prints the current one.\nWith --bundle it verifies what `keyd keys evidence` printed: by itself, against the\naudit log of --file, and against the head of --head, as far as these are given.\nExits with 3 when something does not hold."},
 	}
 }
 
@@ -87,8 +87,16 @@ func auditVerify(fs *flag.FlagSet) func(context.Context, terminal, []string) err
 	config := configFlag(fs)
 	file := fs.String("file", "", "the audit log `FILE` (default: in the config's state_dir)")
 	head := fs.String("head", "", "a remembered head, `SEQ:HASH` (default: the head file beside the log)")
+	bundle := fs.String("bundle", "", "verify the evidence of a key in this `FILE`, instead of the log alone")
 	asJSON := fs.Bool("json", false, "print JSON")
 	return func(_ context.Context, t terminal, _ []string) error {
+		want, err := parseHead(*head)
+		if err != nil {
+			return err
+		}
+		if *bundle != "" {
+			return verifyBundle(t, *bundle, *file, want, *asJSON)
+		}
 		path := *file
 		if path == "" {
 			cfg, err := loadConfig(*config)
@@ -96,10 +104,6 @@ func auditVerify(fs *flag.FlagSet) func(context.Context, terminal, []string) err
 				return hint(err, "name the log with --file to verify it without a config")
 			}
 			path = filepath.Join(cfg.StateDir, auditFile)
-		}
-		want, err := parseHead(*head)
-		if err != nil {
-			return err
 		}
 		return verifyLog(t, path, want, *asJSON)
 	}

@@ -16,6 +16,8 @@ func keyCommands() []command {
 	return []command{
 		{name: "keys list", brief: "list the keys and their active versions", setup: asking((*client.Client).Keys, printKeys)},
 		{name: "keys show", args: "KEY|KID", brief: "show a key with its versions, or one version with its history", setup: keysShow},
+		{name: "keys evidence", args: "KEY", brief: "print the whole life of a key as one document, for an assessor", setup: keysEvidence,
+			help: "The key, its policy, every version with its public key, what the backend said of\nits key pair and how it was tested, its history, and the entries of the audit log\nthat belong to it. JSON, with the hash of the entry under which it was exported:\nkeep it with\n\n  keyd keys evidence KEY > KEY.json\n  keyd audit verify --bundle KEY.json"},
 		{name: "keys create", args: "KEY", brief: "create a key; its first version is made and announced at once", setup: keysCreate,
 			help: "Keys named in the config come to exist by themselves when the daemon starts.\nThis is for a key that the config does not name."},
 		{name: "keys rotate", args: "KEY", brief: "start a rotation now", setup: keysRotate,
@@ -38,15 +40,20 @@ func keyCommands() []command {
 func keysShow(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 	socket, asJSON := adminFlag(fs), fs.Bool("json", false, "print JSON")
 	pem := fs.Bool("public", false, "print the public key alone, as PEM")
+	proof := fs.Bool("evidence", false, "print what the backend said of the key pair, and its self-test")
 	return func(ctx context.Context, t terminal, args []string) error {
 		c := client.New(*socket)
 		v, err := c.Version(ctx, args[0])
 		if p, ok := errors.AsType[*client.Problem](err); ok && p.Status == 404 {
-			return showKey(ctx, t, c, args[0], *asJSON, *pem)
+			return showKey(ctx, t, c, args[0], *asJSON, *pem, *proof)
 		}
 		switch {
 		case err != nil:
 			return err
+		case *proof && *asJSON:
+			return printJSON(t.out, viewEvidence(*v))
+		case *proof:
+			return showEvidence(t.out, *v)
 		case *pem:
 			_, err = io.WriteString(t.out, v.PublicPEM)
 			return err
@@ -58,11 +65,19 @@ func keysShow(fs *flag.FlagSet) func(context.Context, terminal, []string) error 
 	}
 }
 
-func showKey(ctx context.Context, t terminal, c *client.Client, name string, asJSON, pem bool) error {
+func showKey(ctx context.Context, t terminal, c *client.Client, name string, asJSON, pem, proof bool) error {
 	key, err := c.Key(ctx, name)
 	switch {
 	case err != nil:
 		return err
+	case proof && asJSON:
+		views := make([]evidenceView, 0, len(key.Versions))
+		for _, v := range key.Versions {
+			views = append(views, viewEvidence(v))
+		}
+		return printJSON(t.out, views)
+	case proof:
+		return showEvidences(t.out, *key)
 	case pem:
 		for _, v := range key.Versions {
 			if v.KID == key.ActiveKID {

@@ -43,6 +43,8 @@ var (
 	errPartner = errors.New("asking the partner did not work")
 	// errNoActive: the partner's key has no active version to name in a request.
 	errNoActive = errors.New("no version is active")
+	// errMoving: what was asked for changed while it was read, each time.
+	errMoving = errors.New("it is changing")
 	// errNever: the envelope asks for what no config can allow.
 	errNever = errors.New("the envelope asks for an algorithm that is not allowed")
 )
@@ -132,6 +134,7 @@ var kinds = []kind{
 	{err: rotation.ErrNoPartner, status: 409, code: "no_partner", title: "No such partner is configured", detail: true},
 	{err: rotation.ErrNoBackend, status: 409, code: "no_backend", title: "No such backend is configured", detail: true},
 	{err: rotation.ErrNoPartnerKey, status: 409, code: "no_partner_key", title: "The partner's public key is not known", detail: true},
+	{err: errMoving, status: 409, code: "in_flight", title: "A rotation is under way", hint: "ask again when keyd keys show says that nothing is left to do", detail: true},
 	{err: registry.ErrExists, status: 409, code: "exists", title: "The name is taken", detail: true},
 	{err: registry.ErrInFlight, status: 409, code: "in_flight", title: "A rotation is under way", hint: "keyd keys show says what it waits for", detail: true},
 	{err: registry.ErrSecondActive, status: 409, code: "second_active", title: "Another version is active", detail: true},

@@ -1,6 +1,10 @@
 package api
 
-import "time"
+import (
+	"time"
+
+	"keyd/internal/evidence"
+)
 
 // door is where a route is served.
 type door int
@@ -58,6 +62,7 @@ func (s *Server) routes() []route {
 		{"GET", "/v1/keys", adminSocket, forReaders, "key.list", nil, 0, quick, (*Server).listKeys},
 		{"POST", "/v1/keys", adminSocket, forOperators, "key.create", changes, jsonBody, slow, (*Server).createKey},
 		{"GET", "/v1/keys/{key}", adminSocket, forReaders, "key.show", nil, 0, quick, (*Server).showKey},
+		{"GET", "/v1/keys/{key}/evidence", adminSocket, forReaders, evidence.Action, nil, 0, lengthy, (*Server).exportEvidence},
 		{"POST", "/v1/keys/{key}/rotate", adminSocket, forOperators, "key.rotate", changes, 0, slow, (*Server).rotateKey},
 		{"POST", "/v1/keys/{key}/adopt", adminSocket, forOperators, "key.adopt", changes, jsonBody, slow, (*Server).adoptKey},
 

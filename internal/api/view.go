@@ -36,7 +36,10 @@ func versionView(v registry.Version) client.Version {
 		ValidFrom: v.ValidFrom, ValidTill: v.ValidTill, DrainUntil: v.DrainUntil, ToldAt: v.ToldAt,
 		CanaryAt: v.CanaryAt, CanaryKID: v.CanaryKID, LastOpenAt: v.LastOpenAt, DisabledAt: v.DisabledAt,
 		Tries: v.Retry.Tries, NextTry: v.Retry.Next, LastError: v.Retry.Last,
-		Adopted: v.Adopted, Evidence: v.Evidence, History: make([]client.Event, 0, len(v.History))}
+		Adopted: v.Adopted, Evidence: v.Evidence, SelfTest: v.SelfTest, History: make([]client.Event, 0, len(v.History))}
+	if len(v.Public) > 0 {
+		view.PublicSHA256 = rotation.Fingerprint(v.Public)
+	}
 	for _, e := range v.History {
 		view.History = append(view.History, client.Event{At: e.At, From: string(e.From), To: string(e.To), By: e.By, Reason: e.Reason, Audit: e.Audit})
 	}

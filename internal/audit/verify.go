@@ -35,6 +35,13 @@ type Report struct {
 // to want, or, if want is nil, to the head remembered beside it (HeadPath). What
 // it finds wrong is a *BrokenError. The log may be in use meanwhile.
 func Verify(path string, want *Head) (Report, error) {
+	return Scan(path, want, nil)
+}
+
+// Scan is Verify that hands on each line that it has found good, without its
+// newline, with the head that it makes. The line is the callee's for the length
+// of the call only.
+func Scan(path string, want *Head, visit func(line []byte, head Head)) (Report, error) {
 	// The head first: read the other way round, it could lead.
 	if want == nil {
 		remembered, ok, err := readHead(HeadPath(path))
@@ -51,6 +58,7 @@ func Verify(path string, want *Head) (Report, error) {
 	}
 	defer func() { _ = f.Close() }() // nothing was written
 	c := newChain(want)
+	c.visit = visit
 	err = c.read(f)
 	if err == nil && c.torn > 0 {
 		// The daemon may be in the middle of this line.
@@ -81,6 +89,7 @@ type chain struct {
 	end         int64 // after the last complete line
 	torn        int64 // bytes after end
 	intents     intents
+	visit       func(line []byte, head Head) // nil: nobody wants to see
 	sum         hash.Hash
 	hex         [hexLen]byte
 }
@@ -154,7 +163,27 @@ func (c *chain) next(line []byte) error {
 		}
 		c.passed = true
 	}
+	if c.visit != nil {
+		c.visit(line, c.head)
+	}
 	return nil
+}
+
+// ReadLine reads one line of a log by itself, without its newline, and returns
+// the entry, the hash that it names as that of the line before, and the head
+// that it makes. A line whose own hash does not match is ErrBroken.
+func ReadLine(line []byte) (e Entry, prev string, head Head, err error) {
+	before, sum, ok := links(line)
+	seq, _, isEntry := opening(line)
+	if !ok || !isEntry {
+		return Entry{}, "", Head{}, errNoEntry
+	}
+	digest := sha256.Sum256(append(bytes.Clone(line[:len(line)-len(hashMember)-hexLen-1]), '}'))
+	if hex.EncodeToString(digest[:]) != string(sum) {
+		return Entry{}, "", Head{}, fmt.Errorf("%w: entry %d was edited: its hash does not match", ErrBroken, seq)
+	}
+	e, err = decode(line)
+	return e, string(before), Head{Seq: seq, Hash: string(sum)}, err
 }
 
 // reached reports whether the remembered head was on the way.

@@ -88,7 +88,7 @@ func (pk *PartnerKey) clone() PartnerKey {
 
 func (v *Version) clone() Version {
 	c := *v
-	c.Public, c.Evidence, c.History = bytes.Clone(v.Public), bytes.Clone(v.Evidence), slices.Clone(v.History)
+	c.Public, c.Evidence, c.SelfTest, c.History = bytes.Clone(v.Public), bytes.Clone(v.Evidence), bytes.Clone(v.SelfTest), slices.Clone(v.History)
 	return c
 }
 

@@ -67,8 +67,10 @@ type Version struct {
 	// Retry is the state of the step now being tried. A move forgets it.
 	Retry Retry `json:"retry,omitzero"`
 
-	Adopted  bool            `json:"adopted,omitempty"` // came with material made elsewhere
-	Evidence json.RawMessage `json:"evidence,omitempty"`
+	Adopted  bool            `json:"adopted,omitempty"`  // came with material made elsewhere
+	Evidence json.RawMessage `json:"evidence,omitempty"` // what the backend said of the key pair
+	// SelfTest is how it was proved that the key pair works.
+	SelfTest json.RawMessage `json:"self_test,omitempty"`
 	History  []Event         `json:"history"`
 }
 

@@ -155,11 +155,11 @@ func (d *draft) freeHandle(v *Version) error {
 // neither list stays as it is, a field added later too.
 var (
 	amendable     = []string{"GeneratedAt", "TestedAt", "ToldAt", "CanaryAt", "CanaryKID", "DisabledAt", "Retry"}
-	amendableOnce = []string{"Handle", "Public", "Evidence"}
+	amendableOnce = []string{"Handle", "Public", "Evidence", "SelfTest"}
 )
 
 // Amend changes a version's marks and retries, and gives it its handle, public
-// key and evidence, once. f gets a copy, which is stored if f returns nil; it
+// key, evidence and self-test, once. f gets a copy, which is stored if f returns nil; it
 // runs inside the transaction and must not call the registry.
 func (r *Registry) Amend(kid string, f func(*Version) error) (Version, error) {
 	ix, err := r.update(func(d *draft) error {

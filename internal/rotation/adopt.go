@@ -30,18 +30,18 @@ func (e *Engine) Adopt(ctx context.Context, actor audit.Actor, name string, a Ad
 	key, err := e.reg.Key(name)
 	key.Name = name // for the record, even if there is none
 	record := entry("key.adopt", actor, key, a.KID, "")
-	var v registry.Version
+	var c candidate
 	if err == nil {
-		v, err = e.candidate(ctx, key, a)
+		c, err = e.candidate(ctx, key, a)
 	}
 	if err != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("adopting %q for %s: %w", a.Find, name, err))
 	}
-	record = withDetail(record, "handle", v.Handle)
-	change := Change{Key: name, KID: v.KID, Steps: append([]Step{{Name: "adopt", KID: v.KID, Reason: "its private key is in " + key.Backend + " and passed its self-test"}},
-		forecast(now(), key, e.reg.Versions(name), v, e.facts(key))...)}
+	record = withDetail(record, "handle", c.Handle)
+	change := Change{Key: name, KID: c.KID, Steps: append([]Step{{Name: "adopt", KID: c.KID, Reason: "its private key is in " + key.Backend + " and passed its self-test"}},
+		forecast(now(), key, e.reg.Versions(name), c.Version, e.facts(key))...)}
 	change.ByHand = e.byHand(key, change.Steps)
-	return e.change(ctx, record, dryRun, change, func(seq uint64) error {
+	return e.changeSaying(ctx, record, dryRun, change, func(seq uint64, said map[string]string) error {
 		if len(e.reg.Versions(name)) == 0 {
 			// Its schedule begins with it: what was missed while the key waited
 			// for it is not made up for.
@@ -53,14 +53,40 @@ func (e *Engine) Adopt(ctx context.Context, actor audit.Actor, name string, a Ad
 				return err
 			}
 		}
-		_, err := e.reg.Adopt(v, actor.String(), "adopted from the backend", seq)
+		v, err := c.under(seq)
+		if err != nil {
+			return err
+		}
+		commitMade(said, v.Public, v.Evidence)
+		commitTested(said, v.SelfTest)
+		_, err = e.reg.Adopt(v, actor.String(), "adopted from the backend", seq)
 		return err
 	})
 }
 
+// candidate is a version that is to be adopted.
+type candidate struct {
+	registry.Version
+	evidence boundary.Evidence
+	test     SelfTest
+}
+
+// under is the version with its documents, which name the intent's entry.
+func (c candidate) under(seq uint64) (registry.Version, error) {
+	v, test := c.Version, c.test
+	test.Audit = seq
+	var err1, err2 error
+	v.Evidence, err1 = json.Marshal(Evidence{c.evidence, seq})
+	v.SelfTest, err2 = json.Marshal(test)
+	if err := errors.Join(err1, err2); err != nil {
+		return v, fmt.Errorf("keeping what came with %s: %w", v.KID, err)
+	}
+	return v, nil
+}
+
 // candidate is the version that an adoption would make, if all is well with it.
-func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (registry.Version, error) {
-	none := registry.Version{}
+func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (candidate, error) {
+	none := candidate{}
 	at := now()
 	if err := e.newKID(a.KID); err != nil {
 		return none, err
@@ -88,24 +114,24 @@ func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (r
 	if err := material.Check(); err != nil {
 		return none, fmt.Errorf("%w: its public half in the backend: %w", ErrInvalid, err)
 	}
-	der, err1 := material.MarshalPublic(found.Public)
-	evidence, err2 := json.Marshal(found.Evidence)
-	if err := errors.Join(err1, err2); err != nil {
+	der, err := material.MarshalPublic(found.Public)
+	if err != nil {
 		return none, fmt.Errorf("recording the key pair: %w", err)
 	}
-	if err := prove(ctx, b, key, found.Handle, der); err != nil {
+	test, err := prove(ctx, b, key, found.Handle, der)
+	if err != nil {
 		return none, err
 	}
 	v := registry.Version{KID: a.KID, Key: key.Name, State: registry.Announced, Backend: key.Backend,
 		Handle: found.Handle, Public: der, Algorithm: material.Algorithm, Bits: material.Bits, Curve: material.Curve,
-		ValidFrom: from, ValidTill: till, GeneratedAt: at, TestedAt: at, Adopted: true, Evidence: evidence}
+		ValidFrom: from, ValidTill: till, GeneratedAt: at, TestedAt: test.At, Adopted: true}
 	if a.Told {
 		v.ToldAt = at.Add(-time.Second) // before us; the plan tells by it (arrived)
 		if from.Before(v.ToldAt) {
 			v.ToldAt = from
 		}
 	}
-	return v, nil
+	return candidate{v, found.Evidence, test}, nil
 }
 
 // newKID holds a kid to the one form in which keyd and partners write it.

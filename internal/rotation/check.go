@@ -34,6 +34,7 @@ var Checked = []string{
 	"every version whose key pair should exist has it in its backend, and the public keys match",
 	"nothing stands in a backend under keyd's name that the registry does not know, or that it holds for destroyed",
 	"every change of state has its entry in the audit log, and the log claims none that is in no history",
+	"what is kept of each key pair, its evidence, public key and self-test, is what the audit log committed to",
 	"every backend works, at the boundary level that the policies ask for",
 	"what the backends said of each key pair when it was made or adopted",
 }

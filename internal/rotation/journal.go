@@ -29,14 +29,24 @@ func withRequest(ctx context.Context, entry audit.Entry) audit.Entry {
 // of the intent's entry, for the histories of the versions it moves. If the
 // intent cannot be written, act is not called.
 func (e *Engine) journal(ctx context.Context, entry audit.Entry, act func(seq uint64) error) error {
+	return e.journalSaying(ctx, entry, func(seq uint64, _ map[string]string) error { return act(seq) })
+}
+
+// journalSaying is journal for an act whose outcome has details of its own,
+// such as the digest of what it made: act puts them into said.
+func (e *Engine) journalSaying(ctx context.Context, entry audit.Entry, act func(seq uint64, said map[string]string) error) error {
 	entry = withRequest(ctx, entry)
 	entry.Op, entry.Phase = uuid.NewString(), audit.PhaseIntent
 	head, err := e.cfg.Audit.Append(ctx, entry)
 	if err != nil {
 		return fmt.Errorf("recording the intent of %s, which was not begun: %w: %w", entry.Action, ErrAudit, err)
 	}
-	failure := e.safely(func() error { return act(head.Seq) })
+	said := map[string]string{}
+	failure := e.safely(func() error { return act(head.Seq, said) })
 	entry.Phase, entry.Result = audit.PhaseOutcome, audit.ResultOK
+	for name, value := range said {
+		entry = withDetail(entry, name, value)
+	}
 	if failure != nil {
 		entry.Result, entry.Code = audit.ResultFailed, codeOf(failure)
 		entry = withDetail(entry, "error", failure.Error())
@@ -85,9 +95,10 @@ func withDetail(entry audit.Entry, name, value string) audit.Entry {
 
 // settle writes the outcomes that are missing because the daemon ended between
 // an intent and its outcome. The registry says what was done: each change of a
-// version's state names the intent it belongs to. Of a step that changes no
-// state, such as an upload, only the partner or the backend could say; such a
-// step is repeated, and that stands in the log after this.
+// version's state, and each document kept of its key pair, names the intent it
+// belongs to. Of any other step, such as an upload, only the partner or the
+// backend could say; such a step is repeated, and that stands in the log after
+// this.
 func (e *Engine) settle(ctx context.Context) error {
 	if e.cfg.AuditTail == nil {
 		return nil
@@ -100,7 +111,11 @@ func (e *Engine) settle(ctx context.Context) error {
 		outcome := intent
 		outcome.Seq, outcome.Phase, outcome.Result = 0, audit.PhaseOutcome, audit.ResultOK
 		outcome = withDetail(outcome, "settled", "after a restart: the change stands in the registry")
-		if !e.stands(intent.Seq) {
+		said, kept := e.kept(intent)
+		for name, value := range said {
+			outcome = withDetail(outcome, name, value)
+		}
+		if !kept && !e.stands(intent.Seq) {
 			outcome.Result, outcome.Code = audit.ResultFailed, "interrupted"
 			outcome = withDetail(outcome, "settled", "after a restart: interrupted; no change of state stands in the registry")
 		}

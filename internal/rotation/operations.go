@@ -221,10 +221,15 @@ func (e *Engine) no(ctx context.Context, record audit.Entry, dryRun bool, err er
 
 // change makes a change unless it is a dry run, and wakes Run.
 func (e *Engine) change(ctx context.Context, record audit.Entry, dryRun bool, c Change, act func(seq uint64) error) (Change, error) {
+	return e.changeSaying(ctx, record, dryRun, c, func(seq uint64, _ map[string]string) error { return act(seq) })
+}
+
+// changeSaying is change for an act as journalSaying takes it.
+func (e *Engine) changeSaying(ctx context.Context, record audit.Entry, dryRun bool, c Change, act func(seq uint64, said map[string]string) error) (Change, error) {
 	if dryRun {
 		return c, nil
 	}
-	if err := e.journal(ctx, record, act); err != nil {
+	if err := e.journalSaying(ctx, record, act); err != nil {
 		return Change{}, fmt.Errorf("%s of %s: %w", record.Action, orDefault(record.KID, record.Key), err)
 	}
 	e.Wake()

@@ -77,7 +77,7 @@ func (e *Engine) rescue(ctx context.Context, actor audit.Actor, key registry.Key
 		return fmt.Errorf("calling off the deletion in %s: %w", v.Backend, err)
 	}
 	if opens {
-		if err := prove(ctx, b, key, v.Handle, v.Public); err != nil {
+		if _, err := prove(ctx, b, key, v.Handle, v.Public); err != nil {
 			return fmt.Errorf("its deletion is called off, and it does not open yet: %w", err)
 		}
 		if err := e.mark(kid, func(v *registry.Version) { v.DisabledAt = time.Time{} }); err != nil {

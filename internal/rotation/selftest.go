@@ -19,34 +19,37 @@ import (
 )
 
 // prove shows that the private key under a handle belongs to the recorded
-// public key and opens at a level that the policy allows. It does so by doing:
-// an envelope is sealed with the standard library and opened by the backend.
-func prove(ctx context.Context, b Backend, key registry.Key, handle string, public []byte) error {
+// public key and works at a level that the policy allows. It does so by doing:
+// an envelope is sealed with the standard library and opened by the backend, or
+// a signature made by the backend is verified with the standard library.
+func prove(ctx context.Context, b Backend, key registry.Key, handle string, public []byte) (SelfTest, error) {
+	none := SelfTest{}
 	if err := matches(ctx, b, handle, public); err != nil {
-		return err
+		return none, err
 	}
 	pub, err := boundary.ParsePublic(public)
 	if err != nil {
-		return fmt.Errorf("%w: reading the recorded public key: %w", ErrSelfTest, err)
+		return none, fmt.Errorf("%w: reading the recorded public key: %w", ErrSelfTest, err)
 	}
 	if key.Algorithm == boundary.PS256 {
-		return proveSigning(ctx, b, handle, pub)
+		return SelfTest{Method: byVerifying, Result: passed, At: now()}, proveSigning(ctx, b, handle, pub)
 	}
 	plaintext := make([]byte, 32)
 	rand.Read(plaintext)
 	env, err := sealTo(pub, plaintext)
 	if err != nil {
-		return fmt.Errorf("%w: sealing: %w", ErrSelfTest, err)
+		return none, fmt.Errorf("%w: sealing: %w", ErrSelfTest, err)
 	}
 	opened, err := b.Open(ctx, handle, env)
 	if err != nil {
-		return fmt.Errorf("%w: opening: %w", ErrSelfTest, err)
+		return none, fmt.Errorf("%w: opening: %w", ErrSelfTest, err)
 	}
 	defer clear(opened.Plaintext)
 	if subtle.ConstantTimeCompare(opened.Plaintext, plaintext) != 1 {
-		return fmt.Errorf("%w: it opened to something else", ErrSelfTest)
+		return none, fmt.Errorf("%w: it opened to something else", ErrSelfTest)
 	}
-	return deepEnough(key, opened.Level)
+	test := SelfTest{Method: fmt.Sprintf(byOpening, env.Alg, env.Enc), Result: passed, Level: opened.Level, At: now()}
+	return test, deepEnough(key, opened.Level)
 }
 
 // proveSigning has the private key sign, and verifies with the standard library

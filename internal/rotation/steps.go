@@ -107,25 +107,26 @@ func (e *Engine) generate(ctx context.Context, key registry.Key, v registry.Vers
 	if err := e.serves(ctx, key, v); err != nil {
 		return err
 	}
-	return e.journal(ctx, withDetail(entry("key.generate", audit.System, key, v.KID, ""), "backend", v.Backend), func(uint64) error {
+	return e.journalSaying(ctx, withDetail(entry("key.generate", audit.System, key, v.KID, ""), "backend", v.Backend), func(seq uint64, said map[string]string) error {
 		g, err := b.Generate(ctx, specOf(v))
 		if err != nil {
 			return fmt.Errorf("generating %s in %s: %w", v.KID, v.Backend, err)
 		}
-		return e.made(v, g)
+		return e.made(v, g, seq, said)
 	})
 }
 
-// made records a key pair that now exists.
-func (e *Engine) made(v registry.Version, g boundary.Generated) error {
+// made records a key pair that now exists, and has the outcome commit to it.
+func (e *Engine) made(v registry.Version, g boundary.Generated, seq uint64, said map[string]string) error {
 	der, err := versionMaterial(v).MarshalPublic(g.Public)
 	if err != nil {
 		return fmt.Errorf("reading the public key of %s: %w", v.KID, err)
 	}
-	evidence, err := json.Marshal(g.Evidence)
+	evidence, err := json.Marshal(Evidence{g.Evidence, seq})
 	if err != nil {
 		return fmt.Errorf("keeping the evidence for %s: %w", v.KID, err)
 	}
+	commitMade(said, der, evidence)
 	return e.mark(v.KID, func(v *registry.Version) {
 		v.Handle, v.Public, v.Evidence, v.GeneratedAt = g.Handle, der, evidence, now()
 	})
@@ -147,11 +148,18 @@ func (e *Engine) selfTest(ctx context.Context, key registry.Key, v registry.Vers
 	if err != nil {
 		return err
 	}
-	return e.journal(ctx, entry("key.self-test", audit.System, key, v.KID, ""), func(uint64) error {
-		if err := prove(ctx, b, key, v.Handle, v.Public); err != nil {
+	return e.journalSaying(ctx, entry("key.self-test", audit.System, key, v.KID, ""), func(seq uint64, said map[string]string) error {
+		test, err := prove(ctx, b, key, v.Handle, v.Public)
+		if err != nil {
 			return fmt.Errorf("testing %s in %s: %w", v.KID, v.Backend, err)
 		}
-		return e.mark(v.KID, func(v *registry.Version) { v.TestedAt = now() })
+		test.Audit = seq
+		tested, err := json.Marshal(test)
+		if err != nil {
+			return fmt.Errorf("keeping the self-test of %s: %w", v.KID, err)
+		}
+		commitTested(said, tested)
+		return e.mark(v.KID, func(v *registry.Version) { v.SelfTest, v.TestedAt = tested, test.At })
 	})
 }
 
@@ -160,7 +168,7 @@ func (e *Engine) selfTest(ctx context.Context, key registry.Key, v registry.Vers
 // first byte leaves.
 func (e *Engine) announce(ctx context.Context, key registry.Key, v registry.Version) error {
 	announcer := e.announcer(key)
-	return e.journal(ctx, entry("key.announce", audit.System, key, v.KID, ""), func(seq uint64) error {
+	return e.journalSaying(ctx, entry("key.announce", audit.System, key, v.KID, ""), func(seq uint64, said map[string]string) error {
 		if v.State == registry.Pending {
 			if err := e.move(audit.System, "the partner is being told", seq, registry.Move{KID: v.KID, To: registry.Announced}); err != nil {
 				return err
@@ -181,6 +189,8 @@ func (e *Engine) announce(ctx context.Context, key registry.Key, v registry.Vers
 		if err := announcer.Announce(ctx, v.KID, public, v.ValidFrom, v.ValidTill); err != nil {
 			return fmt.Errorf("announcing %s to %s: %w", v.KID, key.Partner, err)
 		}
+		said["public"] = Fingerprint(v.Public)
+		said["valid_from"], said["valid_till"] = v.ValidFrom.Format(time.RFC3339), v.ValidTill.Format(time.RFC3339)
 		return e.mark(v.KID, func(v *registry.Version) { v.ToldAt = now() })
 	})
 }
@@ -194,11 +204,12 @@ func (e *Engine) move(actor audit.Actor, reason string, seq uint64, moves ...reg
 // canary has the partner seal something to us, and notes under which kid.
 func (e *Engine) canary(ctx context.Context, key registry.Key, v registry.Version) error {
 	probe := e.probe(key)
-	return e.journal(ctx, entry("key.canary", audit.System, key, v.KID, ""), func(uint64) error {
+	return e.journalSaying(ctx, entry("key.canary", audit.System, key, v.KID, ""), func(_ uint64, said map[string]string) error {
 		used, err := probe.Probe(ctx, v.KID)
 		if err != nil {
 			return fmt.Errorf("asking %s for an answer sealed to %s: %w", key.Partner, v.KID, err)
 		}
+		said["used"] = used
 		if other, err := e.reg.Version(used); err != nil || other.Key != key.Name {
 			return fmt.Errorf("asking %s for an answer sealed to %s: it named %q, which is no version of %s", key.Partner, v.KID, used, key.Name)
 		}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"testing"
 
 	"keyd/internal/registry"
 )
@@ -65,6 +66,24 @@ func (s *store) ail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sick = err
+}
+
+// editVersion changes what is stored of a version, as whoever can write the
+// file can.
+func (s *store) editVersion(t *testing.T, kid string, edit func(*registry.Version)) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var v registry.Version
+	if err := json.Unmarshal(s.buckets["versions"][kid], &v); err != nil {
+		t.Fatal(err)
+	}
+	edit(&v)
+	raw, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.buckets["versions"][kid] = raw
 }
 
 type tx struct {

@@ -31,9 +31,9 @@ type change struct {
 	to  registry.State
 }
 
-// told holds the histories and the audit log against each other: every change
-// of state has its entry, and no entry up to head claims a change that is in no
-// history. head is the log's end from before the histories were read.
+// told holds the registry and the audit log against each other: every change of
+// state has its entry, no entry up to head claims a change that is in no history,
+// and what is kept of key pairs is what the log committed to. head is the log's end from before the histories were read.
 func (e *Engine) told(ctx context.Context, versions []registry.Version, head uint64) []Finding {
 	if e.cfg.ReadAudit == nil {
 		return nil
@@ -45,6 +45,7 @@ func (e *Engine) told(ctx context.Context, versions []registry.Version, head uin
 		}
 	}
 	c.missing = maps.Clone(c.changes)
+	documents := owedBy(versions)
 	for after := uint64(0); ; {
 		page, err := e.cfg.ReadAudit(ctx, after, auditPage)
 		if err != nil {
@@ -52,6 +53,7 @@ func (e *Engine) told(ctx context.Context, versions []registry.Version, head uin
 		}
 		for _, entry := range page {
 			c.hold(entry, head)
+			documents.meet(entry)
 			after = entry.Seq
 		}
 		if len(page) < auditPage {
@@ -64,6 +66,7 @@ func (e *Engine) told(ctx context.Context, versions []registry.Version, head uin
 				fmt.Sprintf("it became %s under entry %d of the audit log, which is not there", ch.to, seq), "the audit log was cut off or replaced; look for the copy that has it"})
 		}
 	}
+	c.found = append(c.found, documents.unmet()...)
 	slices.SortFunc(c.found, func(a, b Finding) int { return strings.Compare(a.Subject+a.Message, b.Subject+b.Message) })
 	return c.found
 }
