@@ -80,25 +80,10 @@ func opens(s registry.State) error {
 // backendFailure keeps the errors that the API knows, and makes every other a
 // fault of the backend.
 func backendFailure(err error) error {
-	for _, known := range []error{boundary.ErrOpen, boundary.ErrBusy, boundary.ErrUnavailable, context.DeadlineExceeded, context.Canceled} {
+	for _, known := range []error{boundary.ErrOpen, boundary.ErrBelowFloor, boundary.ErrBusy, boundary.ErrUnavailable, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, known) {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrBackend, err)
-}
-
-// level is what a backend works at: what it last opened at or, where that is
-// not known or not enough, what it says.
-func (o *Opener) level(ctx context.Context, w work, floor boundary.Level) boundary.Level {
-	last := o.levels[w].Load()
-	if last != nil && last.AtLeast(floor) {
-		return *last
-	}
-	health := o.cfg.Backends[w.backend].Health(ctx)
-	level := health.Levels[w.algorithm]
-	if health.Err == "" {
-		o.levels[w].Store(&level)
-	}
-	return level
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"keyd/internal/audit"
@@ -57,13 +56,7 @@ type Opener struct {
 	audit    *trail
 	refused  *refusals
 	policies map[string]jwe.Policy // by partner
-	// levels are what backends last opened at; nil where that is not known.
-	levels map[work]*atomic.Pointer[boundary.Level]
 }
-
-// work is what a backend works at some level at: opening with keys made for an
-// algorithm.
-type work struct{ backend, algorithm string }
 
 // Opened is what an envelope held. Whoever gets it wipes Plaintext.
 type Opened struct {
@@ -78,15 +71,10 @@ func NewOpener(cfg OpenerConfig) (*Opener, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}, levels: map[work]*atomic.Pointer[boundary.Level]{}}
+	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}}
 	o.refused = newRefusals(o.writeRefusal)
 	for _, p := range cfg.Partners {
 		o.policies[p.Name] = jwe.Policy{Algs: []string{boundary.RSAOAEP256}, Encs: slices.Clone(p.Encs), MaxSize: cfg.MaxEnvelope}
-	}
-	for name := range cfg.Backends {
-		for _, algorithm := range []string{boundary.RSAOAEP256, boundary.ECDHES} {
-			o.levels[work{name, algorithm}] = &atomic.Pointer[boundary.Level]{}
-		}
 	}
 	return o, nil
 }
@@ -172,8 +160,6 @@ type attempt struct {
 	spent   bool // the private key was used, whatever came of it
 }
 
-func (a *attempt) work() work { return work{a.version.Backend, a.version.Algorithm} }
-
 // attempt begins one. Only names of the config get into metrics and the audit
 // log: a caller who may name any partner could otherwise fill both.
 func (o *Opener) attempt(partner string) attempt {
@@ -201,13 +187,9 @@ func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundar
 	if !ok {
 		return nil, fmt.Errorf("%w: version %s is in %q, which is not configured", ErrBackend, a.kid, a.version.Backend)
 	}
-	// Before the envelope goes there: what must not be opened at this level
-	// must not be opened.
-	if floor != "" {
-		if level := o.level(ctx, a.work(), floor); !level.AtLeast(floor) {
-			return nil, fmt.Errorf("%w: %s works at %q, key %s asks for %s", ErrBelowFloor, a.version.Backend, level, a.version.Key, floor)
-		}
-	}
+	// What must not be opened at a level must not be opened there, and the backend
+	// alone knows at which this envelope would be.
+	msg.Envelope.Floor = floor
 	opened, err := backend.Open(ctx, a.version.Handle, &msg.Envelope)
 	a.spent = err == nil || errors.Is(err, boundary.ErrOpen)
 	if err != nil {
@@ -218,13 +200,9 @@ func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundar
 		return nil, err
 	}
 	a.level, a.inToken = opened.Level, opened.InToken
-	if last := o.levels[a.work()]; last.Load() == nil || *last.Load() != opened.Level {
-		level := opened.Level
-		last.Store(&level)
-	}
 	if !opened.Level.AtLeast(floor) {
 		clear(opened.Plaintext)
-		return nil, fmt.Errorf("%w: %s opened at %q, key %s asks for %q", ErrBelowFloor, a.version.Backend, opened.Level, a.version.Key, floor)
+		return nil, fmt.Errorf("%w: %s opened at %q, key %s asks for %q", boundary.ErrBelowFloor, a.version.Backend, opened.Level, a.version.Key, floor)
 	}
 	return opened, nil
 }

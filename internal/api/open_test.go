@@ -130,7 +130,7 @@ func TestWhatIsWrongInPlainSightNeverReachesTheBackend(t *testing.T) {
 // levelled is a backend that works at a level of the test's choosing.
 type levelled struct {
 	api.Backend
-	says, does boundary.Level
+	says, does boundary.Level // what it refuses by, and what it opens at
 	err        string
 	last       atomic.Pointer[boundary.Opened]
 }
@@ -142,7 +142,12 @@ func (l *levelled) Health(ctx context.Context) boundary.Health {
 }
 
 func (l *levelled) Open(ctx context.Context, handle string, env *boundary.Envelope) (*boundary.Opened, error) {
-	opened, err := l.Backend.Open(ctx, handle, env)
+	if err := env.CheckFloor(l.says); err != nil {
+		return nil, err
+	}
+	asked := *env
+	asked.Floor = ""
+	opened, err := l.Backend.Open(ctx, handle, &asked)
 	if err == nil {
 		opened.Level = l.does
 		l.last.Store(opened)
@@ -172,8 +177,8 @@ func TestNothingIsOpenedBelowTheFloor(t *testing.T) {
 
 	b.does = boundary.Sealed
 	r.decrypt(envelope).wants(t, 200, "")
-	b.says = boundary.Raw // what it does counts, and is not asked for again
-	r.decrypt(envelope).wants(t, 200, "")
+	b.says = boundary.Raw // its device was replaced by another one
+	r.decrypt(envelope).wants(t, 503, "below_floor")
 }
 
 // broken is an audit log on a full disk.

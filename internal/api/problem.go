@@ -62,9 +62,6 @@ var (
 	ErrCompromised = errors.New("the version is compromised")
 	// ErrDestroyed: the version's private key is gone or going.
 	ErrDestroyed = errors.New("the version is destroyed")
-	// ErrBelowFloor: the backend works at a lower boundary than the key's
-	// policy allows.
-	ErrBelowFloor = errors.New("the boundary is below the key's floor")
 	// ErrBackend: the backend failed in a way of its own, or lacks the key.
 	ErrBackend = errors.New("the backend failed")
 	// ErrAudit: the attempt could not be recorded, so it has no answer.
@@ -112,7 +109,7 @@ var kinds = []kind{
 	{err: ErrNotOpen, status: 409, code: "key_not_open", title: "The version that the envelope is for does not open yet", hint: "the partner has not been told of it by keyd: see the version's history"},
 	{err: ErrCompromised, status: 410, code: "key_compromised", title: "The version that the envelope is for is compromised", hint: "ask the partner again, naming the active version"},
 	{err: ErrDestroyed, status: 410, code: "key_destroyed", title: "The version that the envelope is for is destroyed", hint: "ask the partner again, naming the active version"},
-	{err: ErrBelowFloor, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key, and keyd status"},
+	{err: boundary.ErrBelowFloor, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key and of its backend, and keyd status"},
 	{err: rotation.ErrBoundary, status: 503, code: "below_floor", title: "The backend works at a lower boundary than the key's policy allows", hint: "see min_boundary of the key, and keyd status", detail: true},
 
 	{err: boundary.ErrBusy, status: 503, code: "backend_busy", title: "The key backend is busy", hint: "try again; if it stays so, raise the backend's sessions", retry: time.Second},

@@ -35,8 +35,10 @@ const (
 var depth = map[Level]int{Raw: 1, Unwrap: 2, Sealed: 3}
 
 // AtLeast reports whether l is as deep inside the hardware as floor. An empty
-// floor is met by every known level.
-func (l Level) AtLeast(floor Level) bool { return depth[l] >= max(depth[floor], 1) }
+// floor is met by every known level, an unknown one by none.
+func (l Level) AtLeast(floor Level) bool {
+	return depth[l] >= max(depth[floor], 1) && (floor == "" || depth[floor] != 0)
+}
 
 // ParseLevel reads a level from a config.
 func ParseLevel(s string) (Level, error) {
@@ -64,6 +66,9 @@ var (
 	// ErrDisabled: somebody has put the private key out of use in the backend, and
 	// can put it back.
 	ErrDisabled = fmt.Errorf("%w: the private key is disabled", ErrUnavailable)
+	// ErrBelowFloor: the backend could do it, but at a lower level than is asked
+	// for.
+	ErrBelowFloor = errors.New("the boundary is below the floor")
 	// ErrUnsupported: this backend cannot do that at all.
 	ErrUnsupported = errors.New("not supported by this backend")
 )
@@ -107,7 +112,9 @@ type Health struct {
 	Kind    string `json:"kind"`    // "pkcs11", "kms", "memory"
 	// Levels are those at which it works, by key algorithm, found by doing. One
 	// that is not there the backend cannot do at all.
-	Levels   map[string]Level  `json:"levels"`
+	Levels map[string]Level `json:"levels"`
+	// Floor is the config's: what is below it is not done. "" is none.
+	Floor    Level             `json:"floor,omitempty"`
 	Device   map[string]string `json:"device"`
 	Sessions int               `json:"sessions"` // size of the pool
 	InUse    int               `json:"in_use"`

@@ -2,6 +2,7 @@ package boundary
 
 import (
 	"crypto/ecdh"
+	"fmt"
 	"time"
 )
 
@@ -33,6 +34,18 @@ type Envelope struct {
 	Ciphertext []byte
 	Tag        []byte
 	AAD        []byte // the ASCII bytes of the protected header as received
+
+	// Floor is the lowest level at which it may be opened; "" is any. A backend
+	// that would open it lower does not use the private key: [ErrBelowFloor].
+	Floor Level
+}
+
+// CheckFloor reports why an envelope may not be opened at a level.
+func (env *Envelope) CheckFloor(l Level) error {
+	if l.AtLeast(env.Floor) {
+		return nil
+	}
+	return fmt.Errorf("%w: %.32s with %.32s opens at %q, and %s is asked for", ErrBelowFloor, env.Alg, env.Enc, l, env.Floor)
 }
 
 // Opened is an envelope's content. The caller owns Plaintext and wipes it.

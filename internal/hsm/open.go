@@ -21,6 +21,9 @@ func (t *Token) Open(ctx context.Context, handle string, env *boundary.Envelope)
 	if _, known := boundary.CEKLen(env.Enc); !known {
 		return nil, fmt.Errorf("opening an envelope with the content encryption %+.32q: %w", env.Enc, boundary.ErrUnsupported)
 	}
+	if err := env.CheckFloor(t.mode.level); err != nil {
+		return nil, fmt.Errorf("opening an envelope: %w", err)
+	}
 	k, err := t.keys.get(handle)
 	if err != nil {
 		return nil, fmt.Errorf("opening an envelope: %w", err)

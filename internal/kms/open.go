@@ -27,7 +27,7 @@ func (b *Backend) open(ctx context.Context, handle string, env *boundary.Envelop
 	if _, known := boundary.CEKLen(env.Enc); algorithm == "" || !known {
 		return nil, fmt.Errorf("%.32q and %.32q: %w", env.Alg, env.Enc, boundary.ErrUnsupported)
 	}
-	if err := b.checkHandle(handle); err != nil {
+	if err := errors.Join(b.checkHandle(handle), env.CheckFloor(levels[algorithm])); err != nil {
 		return nil, err
 	}
 	var plaintext []byte

@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -36,7 +33,7 @@ func prove(ctx context.Context, b Backend, key registry.Key, handle string, publ
 	}
 	plaintext := make([]byte, 32)
 	rand.Read(plaintext)
-	env, err := sealTo(pub, plaintext)
+	env, err := boundary.Seal(pub, key.Algorithm, boundary.A256GCM, plaintext, []byte("keyd self-test"))
 	if err != nil {
 		return none, fmt.Errorf("%w: sealing: %w", ErrSelfTest, err)
 	}
@@ -102,63 +99,10 @@ func Reaches(key registry.Key, health boundary.Health) error {
 	if !can {
 		return fmt.Errorf("it has no keys for %s: %w", key.Algorithm, boundary.ErrUnsupported)
 	}
+	if !level.AtLeast(health.Floor) {
+		return fmt.Errorf("%w: the backend's min_boundary is %s, and it works at %q with keys for %s", ErrBoundary, health.Floor, level, key.Algorithm)
+	}
 	return deepEnough(key, level)
-}
-
-// sealTo makes an envelope (RSA-OAEP-256 or ECDH-ES, A256GCM) with the standard
-// library.
-func sealTo(pub crypto.PublicKey, plaintext []byte) (*boundary.Envelope, error) {
-	env := &boundary.Envelope{Enc: boundary.A256GCM, AAD: []byte("keyd self-test")}
-	cek, err := contentKey(pub, env)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(cek)
-	block, err := aes.NewCipher(cek)
-	if err != nil {
-		return nil, err
-	}
-	gcm, err := cipher.NewGCM(block)
-	if err != nil {
-		return nil, err
-	}
-	env.IV = make([]byte, gcm.NonceSize())
-	rand.Read(env.IV)
-	sealed := gcm.Seal(nil, env.IV, plaintext, env.AAD)
-	cut := len(sealed) - gcm.Overhead()
-	env.Ciphertext, env.Tag = sealed[:cut], sealed[cut:]
-	return env, nil
-}
-
-// contentKey makes a content key and puts into the envelope what its receiver
-// gets it from.
-func contentKey(pub crypto.PublicKey, env *boundary.Envelope) ([]byte, error) {
-	switch pub := pub.(type) {
-	case *rsa.PublicKey:
-		cek := make([]byte, 32)
-		rand.Read(cek)
-		var err error
-		env.Alg = boundary.RSAOAEP256
-		env.EncryptedKey, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, pub, cek, nil)
-		return cek, err
-	case *ecdh.PublicKey:
-		ephemeral, err := pub.Curve().GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		z, err := ephemeral.ECDH(pub)
-		if err != nil {
-			return nil, err
-		}
-		defer clear(z)
-		env.Alg, env.EPK = boundary.ECDHES, ephemeral.PublicKey()
-		d, err := boundary.DerivationOf(env)
-		if err != nil {
-			return nil, err
-		}
-		return d.Key(z), nil
-	}
-	return nil, fmt.Errorf("nothing is sealed to a %T", pub)
 }
 
 // keyMaterial and versionMaterial say what a key's versions, and one of them,

@@ -161,6 +161,45 @@ func (s suite) otherKind(t *testing.T) {
 	}
 }
 
+// floors: an envelope is opened at its floor or above, or not at all.
+func (s suite) floors(t *testing.T) {
+	b := s.open(t)
+	type one struct {
+		name, handle string
+		seal         func(enc string) *boundary.Envelope
+	}
+	var all []one
+	if s.can(boundary.RSAOAEP256) {
+		g, pub := generate(t, b, spec(s.opts.Bits[0]))
+		all = append(all, one{boundary.RSAOAEP256, g.Handle, func(enc string) *boundary.Envelope { return Seal(t, pub, enc, []byte("x"), nil) }})
+	}
+	if s.can(boundary.ECDHES) {
+		g, pub := agreeing(t, b, curveSpec(s.opts.Curves[0]))
+		for _, alg := range agreementAlgs {
+			all = append(all, one{alg, g.Handle, func(enc string) *boundary.Envelope { return Agree(t, pub, alg, enc, []byte("x"), nil) }})
+		}
+	}
+	for _, c := range all {
+		for _, enc := range s.opts.Encs {
+			opened, err := b.Open(t.Context(), c.handle, c.seal(enc))
+			if err != nil {
+				t.Fatalf("%s, %s: Open: %v", c.name, enc, err)
+			}
+			for _, floor := range []boundary.Level{boundary.Raw, boundary.Unwrap, boundary.Sealed, "unknown"} {
+				env := c.seal(enc)
+				env.Floor = floor
+				got, err := b.Open(t.Context(), c.handle, env)
+				if opened.Level.AtLeast(floor) && (err != nil || got.Level != opened.Level) {
+					t.Errorf("%s, %s at %s with the floor %s: Open = %v, %v, want it opened", c.name, enc, opened.Level, floor, got, err)
+				}
+				if !opened.Level.AtLeast(floor) && (got != nil || !errors.Is(err, boundary.ErrBelowFloor)) {
+					t.Errorf("%s, %s at %s with the floor %s: Open = %v, %v, want boundary.ErrBelowFloor", c.name, enc, opened.Level, floor, got, err)
+				}
+			}
+		}
+	}
+}
+
 func (s suite) keepsCurves(t *testing.T) {
 	if !s.can(boundary.ECDHES) {
 		t.Skip("it has no keys for ECDH-ES")

@@ -55,6 +55,7 @@ func Run(t *testing.T, open func(t *testing.T) rotation.Backend, opts Options) {
 		{"whatever was tampered with is one and the same error", s.oracle},
 		{"an envelope for another key does not open", s.otherKey},
 		{"an unknown algorithm is refused", s.algorithms},
+		{"nothing is opened below its floor", s.floors},
 		{"a handle of no key is no key", s.handles},
 		{"destroying twice is no error", s.destroys},
 		{"a key is found by kid, id, label and handle", s.finds},

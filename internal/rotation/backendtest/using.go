@@ -42,6 +42,9 @@ func (m *Memory) Open(ctx context.Context, handle string, env *boundary.Envelope
 	if boundary.KeyAlgorithm(env.Alg) != key.material.Algorithm || !known {
 		return nil, fmt.Errorf("opening an envelope with %q and %q: %w", env.Alg, env.Enc, boundary.ErrUnsupported)
 	}
+	if err := env.CheckFloor(m.opts.Level); err != nil {
+		return nil, fmt.Errorf("opening an envelope: %w", err)
+	}
 	start := time.Now()
 	var plaintext []byte
 	if key.onCurve != nil {
@@ -121,6 +124,9 @@ func (m *Memory) OpenHeld(ctx context.Context, ref string, env *boundary.Envelop
 		}
 		if env.Alg != boundary.Direct || env.Enc != key.enc {
 			return nil, fmt.Errorf("opening an answer with %q and %q: %w", env.Alg, env.Enc, boundary.ErrUnsupported)
+		}
+		if err := env.CheckFloor(m.opts.Level); err != nil {
+			return nil, fmt.Errorf("opening an answer: %w", err)
 		}
 		ok := 1
 		if len(env.EncryptedKey) != 0 {
