@@ -65,6 +65,7 @@ var curves = []ecdh.Curve{ecdh.P256(), ecdh.P384(), ecdh.P521()}
 func appendEnvelope(b []byte, env *boundary.Envelope) []byte {
 	b = appendString(b, env.Alg)
 	b = appendString(b, env.Enc)
+	b = appendString(b, string(env.Floor))
 	var curve int
 	var point []byte
 	if env.EPK != nil {
@@ -79,13 +80,13 @@ func appendEnvelope(b []byte, env *boundary.Envelope) []byte {
 
 // sizeOf is about how much appendEnvelope writes.
 func sizeOf(env *boundary.Envelope) int {
-	return 256 + len(env.Alg) + len(env.Enc) + len(env.APU) + len(env.APV) + len(env.EncryptedKey) +
+	return 256 + len(env.Alg) + len(env.Enc) + len(env.Floor) + len(env.APU) + len(env.APV) + len(env.EncryptedKey) +
 		len(env.IV) + len(env.Ciphertext) + len(env.Tag) + len(env.AAD)
 }
 
 // envelope reads one, in place.
 func (d *decoder) envelope() *boundary.Envelope {
-	env := &boundary.Envelope{Alg: d.string(maxName), Enc: d.string(maxName)}
+	env := &boundary.Envelope{Alg: d.string(maxName), Enc: d.string(maxName), Floor: boundary.Level(d.string(maxName))}
 	curve, point := int(d.byte()), d.bytes()
 	switch {
 	case curve == 0 && point == nil:
@@ -125,6 +126,7 @@ func (d *decoder) opened() (*boundary.Opened, error) {
 // their number.
 var sentinels = []error{
 	boundary.ErrOpen, boundary.ErrNoKey, boundary.ErrAmbiguous, boundary.ErrBusy, boundary.ErrUnavailable, boundary.ErrUnsupported,
+	boundary.ErrBelowFloor,
 	hsm.ErrPINRefused, hsm.ErrPINLocked, context.Canceled, context.DeadlineExceeded,
 }
 

@@ -91,7 +91,7 @@ func TestWhoGoesIsNotWaitedFor(t *testing.T) {
 
 func TestErrorsKeepTheirMeaningAndTheirText(t *testing.T) {
 	all := []error{
-		boundary.ErrNoKey, boundary.ErrAmbiguous, boundary.ErrBusy, boundary.ErrUnavailable, boundary.ErrUnsupported,
+		boundary.ErrNoKey, boundary.ErrAmbiguous, boundary.ErrBusy, boundary.ErrUnavailable, boundary.ErrUnsupported, boundary.ErrBelowFloor,
 		hsm.ErrPINRefused, hsm.ErrPINLocked, context.Canceled, context.DeadlineExceeded,
 	}
 	for i, want := range all {
