@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests check keyd against from outside: npm's jose beside
-# this script; curl and systemd-analyze from the distribution. Idempotent.
+# this script; curl, openssl and systemd-analyze from the distribution. Idempotent.
 set -euo pipefail
 cd "$(dirname "$0")"
 exec 9<install.sh
@@ -9,6 +9,7 @@ flock 9
 packages=()
 command -v npm >/dev/null || packages+=(nodejs npm)
 command -v curl >/dev/null || packages+=(curl)
+command -v openssl >/dev/null || packages+=(openssl)
 command -v systemd-analyze >/dev/null || packages+=(systemd)
 if [ ${#packages[@]} -gt 0 ]; then
   [ "$(id -u)" = 0 ] || { echo "missing: ${packages[*]}; run make outside once as root" >&2; exit 1; }

@@ -74,6 +74,9 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	fs.StringVar(&o.JackHenryPEM, "jackhenry-pem", partnersim.KeyBase64PEM, "how Jack Henry writes its key: base64-pem, pem or spki")
 	fs.StringVar(&o.JackHenryKeyForm, "jackhenry-key-form", partnersim.KeySPKI, "how it wants ours: spki, point, base64-pem, jwk or base64-jwk")
 	fs.StringVar(&o.JackHenryReplyKID, "jackhenry-reply-kid", partnersim.ReplyKIDNone, "the kid of its replies: none, thumbprint or jwk")
+	fs.StringVar(&o.PowensKeys, "powens-keys", partnersim.KeysSingle, "how Powens shows its key: single or set")
+	fs.DurationVar(&o.VenlyTokenLifetime, "venly-token-lifetime", 0, "life of an access token of Venly's (default 6m)")
+	fs.StringVar(&o.VenlyHash, "venly-hash", partnersim.HashBase64, "how Venly wants the hash of a body: base64 or hex")
 	if err := fs.Parse(args); err != nil {
 		return c, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -43,6 +44,10 @@ type Connection struct {
 	// Forward names headers that a caller may set on a business request beside
 	// those the partner documents.
 	Forward []string
+	// StaleStatus are the statuses of an answer that may mean that the request
+	// was sealed to a key the partner no longer uses. Nil is what is documented
+	// of the partner or, where nothing is, 400 and 500.
+	StaleStatus []int
 }
 
 // complaints collects everything that is wrong with a config.
@@ -69,8 +74,31 @@ func (c *Connection) check(wrong *complaints) {
 	for _, a := range c.Allow {
 		wrong.check(a.check())
 	}
+	for _, status := range c.StaleStatus {
+		wrong.add(status < 400 || status > 599 || status == http.StatusTooManyRequests, "stale status %d: want an error, and not 429", status)
+	}
 	for _, name := range c.Forward {
 		wrong.add(!forwardable(name), "forward: %q is not for callers to set", name)
+	}
+}
+
+// stale reports whether an answer may mean a stale key, by its status alone.
+func (c *Connection) stale(req Request, a *answer, otherwise ...int) bool {
+	statuses := c.StaleStatus
+	if statuses == nil {
+		statuses = otherwise
+	}
+	return len(req.Body) > 0 && slices.Contains(statuses, a.status)
+}
+
+// readStale tells answers apart for a partner that answers in clear.
+func (c *Connection) readStale(otherwise ...int) func(Request, *answer) (*Response, error) {
+	return func(req Request, a *answer) (*Response, error) {
+		res := newResponse(a)
+		if c.stale(req, a, otherwise...) {
+			res.Kind = KindStale
+		}
+		return res, nil
 	}
 }
 

@@ -13,6 +13,7 @@ func readFault(body []byte) fault {
 		Error       json.RawMessage `json:"error"`
 		Description json.RawMessage `json:"error_description"`
 		Message     json.RawMessage `json:"message"`
+		Explanation json.RawMessage `json:"description"`
 		RequestID   json.RawMessage `json:"request_id"`
 		Code        json.RawMessage `json:"code"`
 		Errors      json.RawMessage `json:"errors"`
@@ -26,7 +27,7 @@ func readFault(body []byte) fault {
 	}
 	f := fault{
 		code:      firstString(b.Error, b.Code, b.Type),
-		message:   firstString(b.Description, b.Message, b.Detail, firstOf(b.Details), b.Title),
+		message:   firstString(b.Description, b.Message, b.Explanation, b.Detail, firstOf(b.Details), b.Title),
 		requestID: firstString(b.RequestID),
 	}
 	// Several faults at once are told apart by the first; codes are not unique.

@@ -244,7 +244,7 @@ func (j *JackHenry) Do(ctx context.Context, req Request) (*Response, error) {
 	}
 	id := cmp.Or(headerOf(req.Header, requestIDHeader), uuid.NewString())
 	to.Header.Set(requestIDHeader, id)
-	res, err := j.gate.do(ctx, req, to, own, readStale(http.StatusBadRequest, http.StatusInternalServerError))
+	res, err := j.gate.do(ctx, req, to, own, j.cfg.readStale(http.StatusBadRequest, http.StatusInternalServerError))
 	if err == nil && res.Header.Get(requestIDHeader) == "" {
 		res.Header.Set(requestIDHeader, id) // for the caller, to whom it may be new
 	}

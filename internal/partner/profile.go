@@ -7,6 +7,8 @@ const (
 	TypeWise      = "wise"
 	TypeWiseCard  = "wise-card"
 	TypeJackHenry = "jackhenry"
+	TypePowens    = "powens"
+	TypeVenly     = "venly"
 )
 
 // What a partner wants sealed, for Profile.Form.
@@ -46,6 +48,12 @@ const (
 	DirectNever  = "never"
 	DirectAlways = "always"
 	DirectMaybe  = "maybe" // the partner's documents say both
+)
+
+// Where an endpoint takes Venly's envelope, for Endpoint.Envelope.
+const (
+	EnvelopeBody   = "body"   // SealBody
+	EnvelopeHeader = "header" // SealHeader
 )
 
 // Profile is what sealing to and opening from a partner needs to know.
@@ -91,4 +99,6 @@ type Endpoint struct {
 	// PublicKey is the JSON pointer of the member that our public key goes to,
 	// with OurKeyInBody; "" where none does.
 	PublicKey string
+	// Envelope is one of the Envelope constants, with FormVenly.
+	Envelope string
 }

@@ -57,18 +57,6 @@ func newResponse(a *answer) *Response {
 	return res
 }
 
-// readStale tells answers apart for a partner that answers in clear: with one of
-// the statuses, a request with a body may have been sealed to an old key.
-func readStale(statuses ...int) func(Request, *answer) (*Response, error) {
-	return func(req Request, a *answer) (*Response, error) {
-		res := newResponse(a)
-		if len(req.Body) > 0 && slices.Contains(statuses, a.status) {
-			res.Kind = KindStale
-		}
-		return res, nil
-	}
-}
-
 // finish takes out of a response what is not for the caller: headers about the
 // connection, and keyd's own token, which servers have been seen to repeat in
 // their errors.

@@ -71,12 +71,12 @@ func (w *Wise) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 {
 		own = w.Headers(req.KID)
 	}
-	return w.gate.do(ctx, req, w.Endpoint(req.Method, req.Path), own, readWise)
+	return w.gate.do(ctx, req, w.Endpoint(req.Method, req.Path), own, w.read)
 }
 
-// readWise tells Wise's answers apart: what it seals is of a type of its own,
-// what is empty is not sealed, and errors are plain JSON.
-func readWise(req Request, a *answer) (*Response, error) {
+// read tells Wise's answers apart: what it seals is of a type of its own, what is
+// empty is not sealed, and errors are plain JSON.
+func (w *Wise) read(req Request, a *answer) (*Response, error) {
 	res := newResponse(a)
 	switch {
 	case a.media == joseType && res.Kind == KindPlain:
@@ -86,7 +86,7 @@ func readWise(req Request, a *answer) (*Response, error) {
 		res.Kind = KindSealed
 	// Everything that is wrong with an envelope is this one error, and so is
 	// an outage.
-	case a.status == http.StatusInternalServerError && len(req.Body) > 0:
+	case w.cfg.stale(req, a, http.StatusInternalServerError):
 		res.Kind = KindStale
 	}
 	return res, nil

@@ -188,7 +188,7 @@ func (w *WiseCard) Do(ctx context.Context, req Request) (*Response, error) {
 func (w *WiseCard) read(req Request, a *answer) (*Response, error) {
 	res := newResponse(a)
 	switch {
-	case len(req.Body) > 0 && (a.status == http.StatusBadRequest || a.status == http.StatusInternalServerError):
+	case w.cfg.stale(req, a, http.StatusBadRequest, http.StatusInternalServerError):
 		res.Kind = KindStale // what a wrong key gets is not documented: either will do
 	case res.Kind != KindPlain || a.status >= 300:
 	case w.cfg.Replies == RepliesClear:

@@ -35,6 +35,21 @@ const (
 	EndpointValidateCard   Endpoint = "validate-card"   // POST /api/card-mgmt/v1/{institution}/digital-wallets/validations/encrypted-card-data
 )
 
+// Those of Powens, below /powens/2.0, and of Venly, below /venly.
+const (
+	EndpointPowensToken Endpoint = "powens-token" // POST /auth/token
+	EndpointPowensKey   Endpoint = "powens-key"   // GET  /publickey
+	EndpointConnect     Endpoint = "connect"      // POST /users/me/connections
+	EndpointReconnect   Endpoint = "reconnect"    // POST /users/me/connections/{id}
+
+	EndpointVenlyToken   Endpoint = "venly-token"   // POST /auth/realms/Arkane/protocol/openid-connect/token
+	EndpointVenlyKeys    Endpoint = "venly-keys"    // GET  /api/security
+	EndpointTransaction  Endpoint = "transaction"   // POST /api/transactions
+	EndpointUserCreate   Endpoint = "user-create"   // POST /api/users
+	EndpointMethodCreate Endpoint = "method-create" // POST /api/users/{user}/signing-methods
+	EndpointMethodUpdate Endpoint = "method-update" // PUT  /api/users/{user}/signing-methods/{id}
+)
+
 // traits are what faults need to know of an endpoint.
 type traits struct {
 	sealed bool // it answers with a JWE
@@ -66,6 +81,18 @@ var endpoints = map[Endpoint]traits{
 	EndpointSearchByPAN:    {sealed: true},
 	EndpointCardToken:      {},
 	EndpointValidateCard:   {},
+
+	EndpointPowensToken: {open: true},
+	EndpointPowensKey:   {open: true},
+	EndpointConnect:     {},
+	EndpointReconnect:   {},
+
+	EndpointVenlyToken:   {open: true},
+	EndpointVenlyKeys:    {open: true},
+	EndpointTransaction:  {},
+	EndpointUserCreate:   {},
+	EndpointMethodCreate: {},
+	EndpointMethodUpdate: {},
 }
 
 func (e Endpoint) sealed() bool { return endpoints[e].sealed }

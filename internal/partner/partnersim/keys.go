@@ -23,6 +23,8 @@ const (
 	Wise      Partner = "wise"
 	WiseCard  Partner = "wise-card"
 	JackHenry Partner = "jackhenry"
+	Powens    Partner = "powens"
+	Venly     Partner = "venly"
 )
 
 // partners is which kind of key clients seal their requests to.
@@ -30,6 +32,8 @@ var partners = map[Partner]func() crypto.Signer{
 	Wise:      newRSA,
 	WiseCard:  newRSA,
 	JackHenry: newEC,
+	Powens:    newRSA,
+	Venly:     newRSA,
 }
 
 // theirKey is one version of the key clients seal their requests to.

@@ -104,6 +104,14 @@ type Options struct {
 	// JackHenryReplyKID is the kid of its replies: ReplyKIDNone (if empty),
 	// ReplyKIDThumbprint or ReplyKIDJWK.
 	JackHenryReplyKID string
+	// PowensKeys is how Powens shows its key: KeysSingle (if empty) or KeysSet.
+	PowensKeys string
+	// VenlyTokenLifetime is expires_in of its tokens, in whole seconds. Zero:
+	// 360 s.
+	VenlyTokenLifetime time.Duration
+	// VenlyHash is how it wants the hash of a body: HashBase64 (if empty) or
+	// HashHex.
+	VenlyHash string
 	// ExtraFields adds an unknown field to each JSON answer: Wise adds fields
 	// without notice.
 	ExtraFields bool
@@ -124,6 +132,9 @@ func (o Options) withDefaults() Options {
 	set(&o.JackHenryPEM, KeyBase64PEM)
 	set(&o.JackHenryKeyForm, KeySPKI)
 	set(&o.JackHenryReplyKID, ReplyKIDNone)
+	set(&o.PowensKeys, KeysSingle)
+	set(&o.VenlyTokenLifetime, 6*time.Minute)
+	set(&o.VenlyHash, HashBase64)
 	set(&o.CardKeyForm, KeySPKI)
 	set(&o.CardReply, CardSealed)
 	set(&o.CardBadKey, http.StatusInternalServerError)
@@ -163,6 +174,9 @@ func (o Options) Validate() error {
 	oneOf("JackHenryKeyForm", slices.Contains([]string{KeySPKI, KeyPoint, KeyBase64PEM, KeyJWK, KeyBase64JWK}, o.JackHenryKeyForm), o.JackHenryKeyForm,
 		"spki, point, base64-pem, jwk or base64-jwk")
 	oneOf("JackHenryReplyKID", slices.Contains([]string{ReplyKIDNone, ReplyKIDThumbprint, ReplyKIDJWK}, o.JackHenryReplyKID), o.JackHenryReplyKID, "none, thumbprint or jwk")
+	oneOf("PowensKeys", slices.Contains([]string{KeysSingle, KeysSet}, o.PowensKeys), o.PowensKeys, "single or set")
+	oneOf("VenlyTokenLifetime", o.VenlyTokenLifetime >= time.Second && o.VenlyTokenLifetime%time.Second == 0, o.VenlyTokenLifetime, "whole seconds")
+	oneOf("VenlyHash", slices.Contains([]string{HashBase64, HashHex}, o.VenlyHash), o.VenlyHash, "base64 or hex")
 	oneOf("CardKeyForm", slices.Contains([]string{KeySPKI, KeyPEM, KeyBase64PEM, KeyPKCS1}, o.CardKeyForm), o.CardKeyForm, "spki, pem, base64-pem or pkcs1")
 	oneOf("CardReply", slices.Contains([]string{CardSealed, CardQuoted, CardFramed, CardClear}, o.CardReply), o.CardReply, "sealed, quoted, framed or clear")
 	oneOf("CardBadKey", slices.Contains([]int{400, 500}, o.CardBadKey), o.CardBadKey, "400 or 500")

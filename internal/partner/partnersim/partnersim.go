@@ -22,19 +22,20 @@ type Sim struct {
 	mux   *http.ServeMux
 	first map[Partner]func() // makes the first key of a partner, once
 
-	mu         sync.Mutex // guards all below
-	offset     time.Duration
-	tokens     map[string]access      // by token
-	uploads    []Upload               // in order of arrival
-	keys       map[Partner][]theirKey // in order of version
-	cases      map[int64]partnerCase
-	pins       map[string]string // by version of the API
-	assertions assertionKeys
-	faults     []*Fault
-	release    chan struct{} // closed to let hung calls go on, then replaced
-	hung       int
-	log        []*Request
-	counts     map[Endpoint]int
+	mu          sync.Mutex // guards all below
+	offset      time.Duration
+	tokens      map[string]access      // by token
+	uploads     []Upload               // in order of arrival
+	keys        map[Partner][]theirKey // in order of version
+	cases       map[int64]partnerCase
+	pins        map[string]string // by version of the API
+	assertions  assertionKeys
+	idempotency map[string]bool // keys that Venly has seen
+	faults      []*Fault
+	release     chan struct{} // closed to let hung calls go on, then replaced
+	hung        int
+	log         []*Request
+	counts      map[Endpoint]int
 }
 
 // Upload is one client key Wise has accepted.
@@ -56,16 +57,17 @@ func New(opt Options) *Sim {
 		panic(err)
 	}
 	s := &Sim{
-		opt:        opt,
-		first:      make(map[Partner]func()),
-		offset:     opt.ClockOffset,
-		tokens:     make(map[string]access),
-		keys:       make(map[Partner][]theirKey),
-		cases:      make(map[int64]partnerCase),
-		pins:       make(map[string]string),
-		assertions: assertionKeys{seen: make(map[string]bool)},
-		release:    make(chan struct{}),
-		counts:     make(map[Endpoint]int),
+		opt:         opt,
+		first:       make(map[Partner]func()),
+		offset:      opt.ClockOffset,
+		tokens:      make(map[string]access),
+		keys:        make(map[Partner][]theirKey),
+		cases:       make(map[int64]partnerCase),
+		pins:        make(map[string]string),
+		assertions:  assertionKeys{seen: make(map[string]bool)},
+		idempotency: make(map[string]bool),
+		release:     make(chan struct{}),
+		counts:      make(map[Endpoint]int),
 	}
 	for p, generate := range partners {
 		s.first[p] = sync.OnceFunc(func() {

@@ -23,6 +23,9 @@ type Request struct {
 	// KeyID is the client key the call is about: the one uploaded (or tried),
 	// or the one the request names for its reply.
 	KeyID string `json:"key_id,omitempty"`
+	// Opened are the values that were sealed in the call, each as the SHA-256 of
+	// its plaintext in hex.
+	Opened map[string]string `json:"opened,omitempty"`
 	// Effect says that the call changed something at Wise, whatever it was told.
 	Effect bool `json:"effect"`
 	// Status is the answer's, zero if there was none.

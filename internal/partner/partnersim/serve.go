@@ -24,7 +24,7 @@ type endpoint struct {
 
 func (s *Sim) routes() {
 	s.mux = http.NewServeMux()
-	for _, ep := range slices.Concat(s.wise(), s.card(), s.jackHenry()) {
+	for _, ep := range slices.Concat(s.wise(), s.card(), s.jackHenry(), s.powens(), s.venly()) {
 		s.mux.HandleFunc(ep.pattern, func(w http.ResponseWriter, r *http.Request) { s.handle(ep, w, r) })
 	}
 	// Anything else is answered as Wise answers, and is logged: a client that

@@ -14,7 +14,11 @@ type voice struct {
 
 // voiceOf finds the partner whose path it is.
 func voiceOf(path string) voice {
-	for prefix, v := range map[string]voice{jackHenryBase: {problemDetails, problemUnauthorized}} {
+	for prefix, v := range map[string]voice{
+		jackHenryBase: {problemDetails, problemUnauthorized},
+		powensBase:    {powensError, powensUnauthorized},
+		venlyBase:     {venlyError, venlyUnauthorized},
+	} {
 		if strings.HasPrefix(path, prefix+"/") {
 			return v
 		}
