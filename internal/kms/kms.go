@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -178,6 +179,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if cfg.HTTPClient != nil {
 		settings.HTTPClient = cfg.HTTPClient
 	}
+	settings.HTTPClient = reusing{settings.HTTPClient}
 	if cfg.Endpoint != "" {
 		settings.BaseEndpoint = &cfg.Endpoint
 	}
@@ -187,6 +189,19 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	return &Backend{cfg: cfg, client: kms.New(settings), prefix: "alias/keyd/" + cfg.Instance + "/", budgets: cfg.Budget.limiters(),
 		retryer: retry.NewStandard(func(o *retry.StandardOptions) { o.MaxBackoff = 2 * time.Second }),
 		slots:   make(chan struct{}, cfg.Concurrency), made: map[string]string{}, theirs: map[string]time.Time{}}, nil
+}
+
+// reusing keeps net/http from writing a request's body by its WriteTo. The SDK
+// closes the body as soon as the answer is there; one that closes while net/http
+// looks whether it has ended then says EOF for an error, and the connection is
+// thrown away: one in a hundred calls would begin with a TLS handshake.
+type reusing struct{ next HTTPClient }
+
+func (c reusing) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return c.next.Do(r)
 }
 
 // credentials tells a failure to get credentials from a failure of KMS.

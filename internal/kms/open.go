@@ -86,22 +86,31 @@ func (b *Backend) unwrap(ctx context.Context, handle string, wrapped []byte) (ce
 	return out.Plaintext, 1, nil
 }
 
-// slot waits for one of the envelopes and signatures that may be under way.
+// slot waits for one of the envelopes and signatures that may be under way. A
+// timer and not a context with a deadline: of hundreds that give up in the same
+// moment, each such context would take a goroutine to do so.
 func (b *Backend) slot(ctx context.Context) (release func(), err error) {
-	limited, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	release = func() { <-b.slots }
 	select {
 	case b.slots <- struct{}{}:
-		return func() { <-b.slots }, nil
-	case <-limited.Done():
+		return release, nil
+	default:
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case b.slots <- struct{}{}:
+		return release, nil
+	case <-timer.C:
+	case <-ctx.Done():
 		if err := ctx.Err(); errors.Is(err, context.Canceled) {
 			return nil, err
 		}
-		return nil, throttled{after: retryAfter, cause: errSlots}
 	}
+	return nil, throttled{after: retryAfter, cause: errSlots}
 }
 
 // Public reads a key's public half.
