@@ -65,7 +65,7 @@ func (d *keyd) openKMS(ctx context.Context, name string, b backendConfig) (rotat
 	if err != nil {
 		return nil, err
 	}
-	cfg.Logger, cfg.Observe = d.part("kms"), d.metrics.Token(name)
+	cfg.MinBoundary, cfg.Logger, cfg.Observe = boundary.Level(b.MinBoundary), d.part("kms"), d.metrics.Token(name)
 	return kms.Open(ctx, cfg)
 }
 

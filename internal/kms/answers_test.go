@@ -170,3 +170,16 @@ func TestTheDefaultBudgetKeepsToAWSsQuotas(t *testing.T) {
 		}
 	})
 }
+
+func TestABackendsFloorIsForEveryKindOfKey(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	g := generate(t, open(t, s), specFor(materials[1]))
+	b := open(t, s, func(c *kms.Config) { c.MinBoundary = boundary.Unwrap })
+	env := backendtest.Agree(t, g.Public.(*ecdh.PublicKey), boundary.ECDHES, boundary.A256GCM, []byte("x"), nil)
+	if _, err := b.Open(t.Context(), g.Handle, env); !errors.Is(err, boundary.ErrBelowFloor) || s.Calls("DeriveSharedSecret") != 0 {
+		t.Errorf("Open: %v, want boundary.ErrBelowFloor and no use of the key", err)
+	}
+	if h := b.Health(t.Context()); h.Floor != boundary.Unwrap {
+		t.Errorf("Health = %+v", h)
+	}
+}

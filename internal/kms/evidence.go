@@ -48,7 +48,7 @@ const fresh = 30 * time.Second
 
 // Health says whether KMS answers.
 func (b *Backend) Health(ctx context.Context) boundary.Health {
-	h := boundary.Health{Backend: b.cfg.Name, Kind: "kms", Levels: maps.Clone(levels), Sessions: cap(b.slots), InUse: len(b.slots)}
+	h := boundary.Health{Backend: b.cfg.Name, Kind: "kms", Floor: b.cfg.MinBoundary, Levels: maps.Clone(levels), Sessions: cap(b.slots), InUse: len(b.slots)}
 	if since := time.Since(time.Unix(0, b.well.Load())); since < 0 || since > fresh {
 		out, err := call(ctx, b, listing, "ListAliases", b.client.ListAliases, &kms.ListAliasesInput{Limit: aws.Int32(1)})
 		switch {

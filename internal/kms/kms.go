@@ -30,6 +30,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"keyd/internal/boundary"
 )
 
 // HTTPClient sends requests, as *http.Client does.
@@ -60,10 +62,12 @@ type Config struct {
 	CustomKeyStore string
 	Policy         string            // key policy of new keys, JSON; empty is KMS's default, which leaves it to IAM
 	Tags           map[string]string // on new keys, besides keyd's own
-	Timeout        time.Duration     // of one call with its retries; 0 is 10 s
-	Concurrency    int               // envelopes and signatures under way at once; 0 is 64
-	Budget         Budget            // requests a second
-	Logger         *slog.Logger
+	// MinBoundary is the lowest level at which anything is opened; "" is any.
+	MinBoundary boundary.Level
+	Timeout     time.Duration // of one call with its retries; 0 is 10 s
+	Concurrency int           // envelopes and signatures under way at once; 0 is 64
+	Budget      Budget        // requests a second
+	Logger      *slog.Logger
 	// Observe, if set, is told of every call: KMS's name for it, how long it
 	// waited for its turn, how long KMS took with retries, and how it ended.
 	Observe func(op string, wait, inside time.Duration, err error)

@@ -27,8 +27,12 @@ func (b *Backend) open(ctx context.Context, handle string, env *boundary.Envelop
 	if _, known := boundary.CEKLen(env.Enc); algorithm == "" || !known {
 		return nil, fmt.Errorf("%.32q and %.32q: %w", env.Alg, env.Enc, boundary.ErrUnsupported)
 	}
-	if err := errors.Join(b.checkHandle(handle), env.CheckFloor(levels[algorithm])); err != nil {
+	level := levels[algorithm]
+	if err := errors.Join(b.checkHandle(handle), env.CheckFloor(level)); err != nil {
 		return nil, err
+	}
+	if !level.AtLeast(b.cfg.MinBoundary) {
+		return nil, fmt.Errorf("%w: AWS KMS opens %.32s at %q, and the config asks for %s", boundary.ErrBelowFloor, env.Alg, level, b.cfg.MinBoundary)
 	}
 	var plaintext []byte
 	var took time.Duration
@@ -41,7 +45,7 @@ func (b *Backend) open(ctx context.Context, handle string, env *boundary.Envelop
 	if err != nil {
 		return nil, err
 	}
-	return &boundary.Opened{Plaintext: plaintext, Level: levels[algorithm], InToken: took}, nil
+	return &boundary.Opened{Plaintext: plaintext, Level: level, InToken: took}, nil
 }
 
 // openWrapped has KMS decrypt the content key.
