@@ -30,8 +30,8 @@ lint: $(LINT) ## golangci-lint, pinned
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	@./.ci/fuzz $(or $(FUZZTIME),30s)
 
-bench: softhsm ## the bare token against keyd's whole path, in turn
-	$(GO) test -run '^$$' -bench '^BenchmarkDecrypt$$' -benchtime 12x -timeout 20m ./cmd/keyd
+bench: softhsm ## the bare token, and the bare KMS call, against keyd's whole path, in turn
+	$(GO) test -run '^$$' -bench '^BenchmarkDecrypt(KMS)?$$' -benchtime 12x -timeout 20m ./cmd/keyd
 
 vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)
 	$(VULN) ./...

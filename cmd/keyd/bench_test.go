@@ -34,7 +34,7 @@ const slice = 500 * time.Millisecond
 func BenchmarkDecrypt(b *testing.B) {
 	d := newTarget(b)
 	for _, callers := range []int{1, 2, 4, 8} {
-		b.Run("callers="+strconv.Itoa(callers), func(b *testing.B) { d.compare(b, callers) })
+		b.Run("callers="+strconv.Itoa(callers), func(b *testing.B) { d.compare(b, callers, d.bareToken(b, callers)) })
 	}
 }
 
@@ -42,11 +42,13 @@ func BenchmarkDecrypt(b *testing.B) {
 // public key of its active version, and an envelope sealed to that.
 type target struct {
 	*testDaemon
+	handle   string
 	public   []byte // DER SPKI
 	envelope []byte
 }
 
-func (d *target) compare(b *testing.B, callers int) {
+// bareToken is the loop over the token that keyd is held against.
+func (d *target) bareToken(b *testing.B, callers int) func(time.Duration) ([]time.Duration, error) {
 	pin, err := os.ReadFile(filepath.Join(d.dir, "token", "pin"))
 	if err != nil {
 		b.Fatal(err)
@@ -55,14 +57,25 @@ func (d *target) compare(b *testing.B, callers int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer bare.Close()
+	b.Cleanup(func() { _ = bare.Close() })
+	block := d.wrapped(b)
+	return func(slice time.Duration) ([]time.Duration, error) { return bare.Run(block, slice) }
+}
+
+// wrapped is the envelope's encrypted key.
+func (d *target) wrapped(b *testing.B) []byte {
 	block, err := base64.RawURLEncoding.DecodeString(strings.Split(string(d.envelope), ".")[1])
 	if err != nil {
 		b.Fatal(err)
 	}
+	return block
+}
+
+// compare runs both sides in turn.
+func (d *target) compare(b *testing.B, callers int, bare func(time.Duration) ([]time.Duration, error)) {
 	var bareAll, keydAll []time.Duration
 	for b.Loop() {
-		one, err := bare.Run(block, slice)
+		one, err := bare(slice)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -134,10 +147,11 @@ func (d *target) post(b *testing.B, transport http.RoundTripper) bool {
 
 const benchPlaintext = 1024
 
-func newTarget(b *testing.B) *target {
+func newTarget(b *testing.B, edits ...string) *target {
 	sim := partnersim.New(partnersim.Options{ClientID: "demo-client", ClientSecret: testSecret})
-	d := &target{testDaemon: startDaemon(b, sim)}
+	d := &target{testDaemon: startDaemon(b, sim, edits...)}
 	v := d.activeVersion(b)
+	d.handle = v.Handle
 	block, _ := pem.Decode([]byte(v.PublicPEM))
 	public, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
