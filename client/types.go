@@ -177,6 +177,16 @@ type Sealed struct {
 	Headers map[string]string `json:"headers"`               // to send with it
 	KID     string            `json:"kid,omitempty"`         // our active version
 	KeyID   string            `json:"partner_key,omitempty"` // theirs: id or fingerprint
+	// Exchange opens the reply, where that is not sealed to our standing key.
+	Exchange *Exchange `json:"exchange,omitempty"`
+}
+
+// Exchange is a request whose reply opens with something that belongs to it
+// alone. It opens one reply.
+type Exchange struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"` // "direct", "ephemeral"
+	ExpiresAt time.Time `json:"expires_at"`
 }
 
 // Opened is what Decrypt returns: the body and the headers of the answer.

@@ -29,21 +29,6 @@ import (
 	"keyd/internal/rotation"
 )
 
-// Partner is what the API knows of a counterparty. The config gives it.
-type Partner struct {
-	Name string
-	Type string // "wise"
-	// Encs are the content encryptions accepted in envelopes from it.
-	Encs []string
-	// SealEnc is the content encryption of envelopes to it.
-	SealEnc string
-	// KIDInJOSE: a sealed request names our active kid in its JOSE header.
-	KIDInJOSE bool
-	// Headers and GetHeaders are what a request must carry, with a sealed body
-	// and without one, when kid is our active version.
-	Headers, GetHeaders func(kid string) http.Header
-}
-
 // Socket is a unix socket to listen on.
 type Socket struct {
 	Path string

@@ -17,6 +17,7 @@ type collector struct {
 	versions, nextRotation, validTill *prometheus.Desc
 	level, up, sessions, inUse        *prometheus.Desc
 	auditHead, ready, build           *prometheus.Desc
+	exchanges                         *prometheus.Desc
 }
 
 // watch adds what a server knows. One server has one Metrics.
@@ -33,6 +34,7 @@ func (m *Metrics) watch(s *Server) error {
 		up:           desc("keyd_backend_up", "1 if a backend can be used.", "backend"),
 		sessions:     desc("keyd_backend_sessions", "Size of a backend's session pool.", "backend"),
 		inUse:        desc("keyd_backend_sessions_in_use", "Sessions of a backend in use.", "backend"),
+		exchanges:    desc("keyd_exchanges_open", "Exchanges that wait for their reply.", "partner"),
 		auditHead:    desc("keyd_audit_head_seq", "Number of the last entry of the audit log that is on disk."),
 		ready:        desc("keyd_ready", "1 if /readyz answers 200."),
 		build:        desc("keyd_build_info", "1, with what is running.", "version", "go", "revision", "instance"),
@@ -41,7 +43,7 @@ func (m *Metrics) watch(s *Server) error {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.versions, c.nextRotation, c.validTill, c.level, c.up, c.sessions, c.inUse, c.auditHead, c.ready, c.build} {
+	for _, d := range []*prometheus.Desc{c.versions, c.nextRotation, c.validTill, c.level, c.up, c.sessions, c.inUse, c.exchanges, c.auditHead, c.ready, c.build} {
 		out <- d
 	}
 }
@@ -73,6 +75,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(c.inUse, float64(h.InUse), h.name)
 		for algorithm, level := range h.Levels {
 			gauge(c.level, 1, h.name, algorithm, string(level))
+		}
+	}
+	open := c.server.cfg.Opener.exchanges.Count()
+	for i := range c.server.cfg.Opener.cfg.Partners {
+		if p := &c.server.cfg.Opener.cfg.Partners[i]; p.hasExchanges() {
+			gauge(c.exchanges, float64(open[p.Name]), p.Name)
 		}
 	}
 	gauge(c.auditHead, float64(c.server.audit.Head().Seq))

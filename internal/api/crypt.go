@@ -2,22 +2,19 @@ package api
 
 import (
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"keyd/client"
-	"keyd/internal/boundary"
-	"keyd/internal/jwe"
-	"keyd/internal/registry"
-	"keyd/internal/rotation"
+	"keyd/internal/audit"
 )
 
-// decrypt opens an envelope that a partner sealed to us.
+// exchangeHeader names the exchange that a sealed request began.
+const exchangeHeader = "Keyd-Exchange"
+
+// decrypt opens an envelope that a partner sealed to us, or in reply to one
+// request of ours.
 func (s *Server) decrypt(x *visit) error {
 	if err := x.refuseForms(); err != nil {
 		return err
@@ -26,21 +23,25 @@ func (s *Server) decrypt(x *visit) error {
 	if err != nil {
 		return err
 	}
-	opened, err := s.cfg.Opener.Open(x.r.Context(), x.actor, p.Name, x.body)
+	open := s.cfg.Opener.Open
+	if id := x.query.Get("exchange"); x.query.Has("exchange") {
+		open = func(ctx context.Context, actor audit.Actor, partner string, compact []byte) (*Opened, error) {
+			return s.cfg.Opener.OpenReply(ctx, actor, partner, id, compact)
+		}
+	}
+	opened, err := open(x.r.Context(), x.actor, p.Name, x.body)
 	if err != nil {
 		return err
 	}
 	defer clear(opened.Plaintext)
 	h := x.w.Header()
-	h.Set("Keyd-Kid", opened.KID)
+	if opened.KID != "" {
+		h.Set("Keyd-Kid", opened.KID)
+	}
 	h.Set("Keyd-Boundary", string(opened.Level))
 	x.respond(http.StatusOK, "application/octet-stream", opened.Plaintext)
 	return nil
 }
-
-// refetchEvery is how often callers can make keyd fetch a partner's key afresh:
-// a partner that has trouble must not get a call for each request it refuses.
-const refetchEvery = 30 * time.Second
 
 // encrypt seals a request to a partner.
 func (s *Server) encrypt(x *visit) error {
@@ -52,7 +53,11 @@ func (s *Server) encrypt(x *visit) error {
 	if err != nil {
 		return err
 	}
-	sealed, err := s.seal(x, p)
+	var sealed *client.Sealed
+	w, err := x.readSealing(p)
+	if err == nil {
+		sealed, err = s.seal(x.r.Context(), x.actor, p, w)
+	}
 	s.cfg.Meters.sealed(p.Name, err)
 	if err != nil {
 		return err
@@ -64,103 +69,12 @@ func (s *Server) encrypt(x *visit) error {
 	if sealed.KID != "" {
 		h.Set("Keyd-Kid", sealed.KID)
 	}
+	if sealed.Exchange != nil {
+		h.Set(exchangeHeader, sealed.Exchange.ID)
+	}
 	h.Set("Keyd-Partner-Key", sealed.KeyID)
 	x.respond(http.StatusOK, "application/jose+json", []byte(sealed.JWE))
 	return nil
-}
-
-func (s *Server) seal(x *visit, p *Partner) (*client.Sealed, error) {
-	if len(x.body) == 0 {
-		return nil, fmt.Errorf("%w: the body is empty, there is nothing to seal", errBadRequest)
-	}
-	refetch, err := x.flag("refetch")
-	if err != nil {
-		return nil, err
-	}
-	path, err := x.sealedPath()
-	if err != nil {
-		return nil, err
-	}
-	kid, err := s.activeKID(p.Name)
-	if err != nil {
-		return nil, err
-	}
-	pk, err := s.partnerKey(x, p.Name, refetch)
-	if err != nil {
-		return nil, err
-	}
-	public, err := x509.ParsePKIXPublicKey(pk.Public)
-	if err != nil {
-		return nil, fmt.Errorf("reading the stored public key of %s: %w", p.Name, err)
-	}
-	rsaPublic, ok := public.(*rsa.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("the stored public key of %s is a %T", p.Name, public)
-	}
-	header := jwe.SealHeader{Alg: jwe.SealRSAOAEP256, URL: path, Enc: p.SealEnc}
-	if p.KIDInJOSE {
-		header.KID = kid
-	}
-	compact, err := jwe.Seal(rsaPublic, header, x.body)
-	if errors.Is(err, jwe.ErrTooLarge) {
-		return nil, fmt.Errorf("%w: the url is too long for a JOSE header", errBadRequest)
-	} else if err != nil {
-		return nil, err
-	}
-	sealed := &client.Sealed{JWE: compact, Headers: plain(p.Headers(kid)), KID: kid, KeyID: pk.ID}
-	if sealed.KeyID == "" {
-		sealed.KeyID = pk.Fingerprint
-	}
-	return sealed, nil
-}
-
-// activeKID is the version that requests to a partner name. A partner without a
-// key of ours, which sends us nothing sealed, has none.
-func (s *Server) activeKID(partner string) (string, error) {
-	mine := false
-	for _, key := range s.cfg.Registry.Keys() {
-		if key.Partner != partner || key.Algorithm == boundary.PS256 {
-			continue
-		}
-		mine = true
-		if v, ok := active(s.cfg.Registry.Versions(key.Name)); ok {
-			return v.KID, nil
-		}
-	}
-	if mine {
-		return "", fmt.Errorf("partner %s: %w", partner, errNoActive)
-	}
-	return "", nil
-}
-
-func active(versions []registry.Version) (registry.Version, bool) {
-	for _, v := range versions {
-		if v.State == registry.Active {
-			return v, true
-		}
-	}
-	return registry.Version{}, false
-}
-
-// partnerKey is the public key to seal to. The caller may say that the partner
-// refused the last envelope, which may mean that it has another key by now.
-func (s *Server) partnerKey(x *visit, partner string, refetch bool) (registry.PartnerKey, error) {
-	ctx := x.r.Context()
-	if refetch && s.refetch.may(partner, time.Now()) {
-		pk, _, err := s.cfg.Engine.RefreshPartnerKey(ctx, x.actor, partner)
-		return pk, partnerFailure(ctx, err)
-	}
-	pk, err := s.cfg.Engine.PartnerKey(ctx, partner)
-	return pk, partnerFailure(ctx, err)
-}
-
-// partnerFailure tells what a partner did wrong from what we did.
-func partnerFailure(ctx context.Context, err error) error {
-	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, rotation.ErrAudit), errors.Is(err, rotation.ErrNoPartner), errors.Is(err, rotation.ErrNoPartnerKey):
-		return err
-	}
-	return fmt.Errorf("%w: %w", errPartner, err)
 }
 
 // partner finds the partner that a path names.

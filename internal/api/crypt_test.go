@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"keyd/client"
+	"keyd/internal/api"
 	"keyd/internal/boundary"
 	"keyd/internal/registry"
 )
@@ -65,7 +66,7 @@ func TestARequestIsSealed(t *testing.T) {
 }
 
 func TestARequestNamesOurKIDOnlyWhereThePartnerLooks(t *testing.T) {
-	r := newRig(t, func(s *setup) { s.opener.Partners[0].KIDInJOSE = false })
+	r := newRig(t, func(s *setup) { s.opener.Partners[0].KID = api.KIDNone })
 	a := r.send(r.client, "POST", "/v1/partners/wise/encrypt", "x").wants(t, 200, "")
 	if header, _ := r.partner.open(t, string(a.body)); header["kid"] != nil {
 		t.Errorf("the JOSE header is %v", header)

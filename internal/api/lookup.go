@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"keyd/internal/boundary"
 	"keyd/internal/jwe"
@@ -55,10 +54,9 @@ func (o *Opener) still(a *attempt) error {
 	return opens(v.State)
 }
 
-// neverAccepted tells what no config allows from what this partner's does not:
-// of all that an envelope asks for, only enc is the config's to say.
+// neverAccepted tells what no config allows from what this partner's does not.
 func neverAccepted(err error) error {
-	if errors.Is(err, jwe.ErrAlgorithm) && !strings.HasPrefix(err.Error(), jwe.ErrAlgorithm.Error()+": enc ") {
+	if errors.Is(err, jwe.ErrNever) {
 		return fmt.Errorf("%w: %w", errNever, err)
 	}
 	return err

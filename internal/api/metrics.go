@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"keyd/internal/boundary"
+	"keyd/internal/exchange"
 	"keyd/internal/jwe"
 )
 
@@ -26,6 +27,7 @@ type Metrics struct {
 	opens        *prometheus.CounterVec
 	openSeconds  *prometheus.HistogramVec
 	seals        *prometheus.CounterVec
+	exchanges    *prometheus.CounterVec
 	partnerCalls *prometheus.CounterVec
 	partnerTime  *prometheus.HistogramVec
 	tokenCalls   *prometheus.CounterVec
@@ -45,12 +47,13 @@ func NewMetrics() *Metrics {
 		opens:        counter("keyd_opens_total", "Envelopes that were to be opened, by what came of it.", "partner", "key", "result", "cause"),
 		openSeconds:  histogram("keyd_open_seconds", "Time of openings that succeeded: in the token, and in keyd (waiting for a session and for the audit log included).", "in"),
 		seals:        counter("keyd_seal_total", "Requests that were to be sealed.", "partner", "result"),
+		exchanges:    counter("keyd_exchanges_total", "Exchanges, by what became of them: begun or refused, and then answered, expired, spent, lost, dropped or stopped.", "partner", "kind", "result"),
 		partnerCalls: counter("keyd_partner_calls_total", "Calls to partners, by HTTP status; code none is no answer.", "partner", "op", "code"),
 		partnerTime:  histogram("keyd_partner_call_seconds", "Time of calls to partners.", "partner", "op"),
 		tokenCalls:   counter("keyd_backend_calls_total", "Operations in a key backend.", "backend", "op", "result"),
 		tokenTime:    histogram("keyd_backend_call_seconds", "Time of operations in a key backend: waiting for a session, and in the token.", "backend", "op", "in"),
 	}
-	m.registry.MustRegister(m.opens, m.openSeconds, m.seals, m.partnerCalls, m.partnerTime, m.tokenCalls, m.tokenTime,
+	m.registry.MustRegister(m.opens, m.openSeconds, m.seals, m.exchanges, m.partnerCalls, m.partnerTime, m.tokenCalls, m.tokenTime,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
@@ -88,6 +91,10 @@ func (m *Metrics) sealed(partner string, err error) {
 	m.seals.WithLabelValues(partner, resultOf(err)).Inc()
 }
 
+func (m *Metrics) exchanged(partner, kind, result string) {
+	m.exchanges.WithLabelValues(partner, kind, result).Inc()
+}
+
 func resultOf(err error) string {
 	if err != nil {
 		return "failed"
@@ -113,6 +120,8 @@ func cause(err error) string {
 		{jwe.ErrMalformed, "malformed"},
 		{jwe.ErrTooLarge, "malformed"},
 		{jwe.ErrAlgorithm, "algorithm"},
+		{exchange.ErrUnknown, "exchange"},
+		{exchange.ErrLost, "exchange"},
 		{ErrMissingKID, "unknown_kid"},
 		{ErrUnknownKID, "unknown_kid"},
 		{ErrNotOpen, "state"},

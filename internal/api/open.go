@@ -10,6 +10,7 @@ import (
 
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
+	"keyd/internal/exchange"
 	"keyd/internal/jwe"
 	"keyd/internal/registry"
 )
@@ -45,17 +46,20 @@ type OpenerConfig struct {
 	Decrypts string
 	// MaxEnvelope is the largest envelope looked at, in bytes.
 	MaxEnvelope int
-	Meters      *Metrics
-	Logger      *slog.Logger
+	// Exchanges bounds those that are open at a time.
+	Exchanges ExchangeLimits
+	Meters    *Metrics
+	Logger    *slog.Logger
 }
 
 // Opener opens what partners seal to us. Its methods may be called at the same
 // time.
 type Opener struct {
-	cfg      OpenerConfig
-	audit    *trail
-	refused  *refusals
-	policies map[string]jwe.Policy // by partner
+	cfg       OpenerConfig
+	audit     *trail
+	refused   *refusals
+	policies  map[string]jwe.Policy // by partner
+	exchanges *exchange.Table
 }
 
 // Opened is what an envelope held. Whoever gets it wipes Plaintext.
@@ -72,9 +76,12 @@ func NewOpener(cfg OpenerConfig) (*Opener, error) {
 		return nil, err
 	}
 	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}}
+	if err := o.keepExchanges(); err != nil {
+		return nil, err
+	}
 	o.refused = newRefusals(o.writeRefusal)
 	for _, p := range cfg.Partners {
-		o.policies[p.Name] = jwe.Policy{Algs: []string{boundary.RSAOAEP256}, Encs: slices.Clone(p.Encs), MaxSize: cfg.MaxEnvelope}
+		o.policies[p.Name] = jwe.Policy{Algs: slices.Clone(p.Algs), Encs: slices.Clone(p.Encs), MaxSize: cfg.MaxEnvelope}
 	}
 	return o, nil
 }
@@ -103,16 +110,7 @@ func (c OpenerConfig) check() error {
 			problems = append(problems, fmt.Errorf("api: opener: a partner without a name of its own: %q", p.Name))
 		}
 		seen[p.Name] = true
-		missing(fmt.Sprintf("content encryption for partner %q", p.Name), len(p.Encs) == 0)
-		missing(fmt.Sprintf("headers for partner %q", p.Name), p.Headers == nil || p.GetHeaders == nil)
-		if _, known := boundary.ContentOf(p.SealEnc); !known {
-			problems = append(problems, fmt.Errorf("api: opener: partner %q: content encryption %q is not known", p.Name, p.SealEnc))
-		}
-		for _, enc := range p.Encs {
-			if _, known := boundary.ContentOf(enc); !known {
-				problems = append(problems, fmt.Errorf("api: opener: partner %q: content encryption %q is not known", p.Name, enc))
-			}
-		}
+		problems = append(problems, p.check())
 	}
 	return errors.Join(problems...)
 }
@@ -124,7 +122,7 @@ func (c OpenerConfig) check() error {
 func (o *Opener) Open(ctx context.Context, actor audit.Actor, partner string, compact []byte) (*Opened, error) {
 	start := time.Now()
 	a := o.attempt(partner)
-	opened, err := o.open(ctx, &a, compact)
+	opened, err := o.openKept(ctx, &a, compact)
 	if recorded := o.record(ctx, actor, &a, err); recorded != nil {
 		if opened != nil {
 			clear(opened.Plaintext)
@@ -158,6 +156,8 @@ type attempt struct {
 	level   boundary.Level
 	inToken time.Duration
 	spent   bool // the private key was used, whatever came of it
+	// exchange is whose reply it is said to be; "" for one to a standing key.
+	exchange string
 }
 
 // attempt begins one. Only names of the config get into metrics and the audit
@@ -169,7 +169,8 @@ func (o *Opener) attempt(partner string) attempt {
 	return attempt{partner: partner}
 }
 
-func (o *Opener) open(ctx context.Context, a *attempt, compact []byte) (*boundary.Opened, error) {
+// openKept opens an envelope with the private key that its kid names.
+func (o *Opener) openKept(ctx context.Context, a *attempt, compact []byte) (*boundary.Opened, error) {
 	policy, ok := o.policies[a.partner]
 	if !ok {
 		return nil, fmt.Errorf("%w: no such partner", errNotFound)

@@ -6,10 +6,13 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"keyd/internal/api"
 	"keyd/internal/boundary"
 )
 
@@ -55,6 +58,23 @@ func (p *partner) fetches() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.fetched
+}
+
+// remote is how a partner is spoken to: the replies of its PIN endpoints come
+// under the keys of their requests.
+type remote struct{}
+
+func (remote) Headers(kid string) http.Header {
+	return http.Header{"X-Key": {kid}, "X-Method": {"jwe"}}
+}
+
+func (remote) GetHeaders(kid string) http.Header { return http.Header{"X-Key": {kid}} }
+
+func (remote) Endpoint(_, path string) api.Endpoint {
+	if strings.HasSuffix(path, "/pin") {
+		return api.Endpoint{Direct: true, Header: http.Header{"Content-Encoding": {"identity"}}}
+	}
+	return api.Endpoint{}
 }
 
 // lines is a log to look at.

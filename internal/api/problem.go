@@ -12,6 +12,7 @@ import (
 	"keyd/client"
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
+	"keyd/internal/exchange"
 	"keyd/internal/jwe"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
@@ -47,6 +48,8 @@ var (
 	errMoving = errors.New("it is changing")
 	// errNever: the envelope asks for what no config can allow.
 	errNever = errors.New("the envelope asks for an algorithm that is not allowed")
+	// errOtherReply: the envelope is of another kind than the exchange's replies.
+	errOtherReply = errors.New("not a reply of this exchange")
 )
 
 // What an Opener refuses an envelope with, besides the errors of jwe, boundary
@@ -101,9 +104,13 @@ var kinds = []kind{
 	{err: errSlow, status: 408, code: "slow_body", title: "The body did not arrive in time"},
 
 	{err: jwe.ErrMalformed, status: 400, code: "malformed_envelope", title: "Not a JWE in compact serialization", detail: true},
-	{err: errNever, status: 400, code: "algorithm_not_allowed", title: "The envelope asks for an algorithm that is not allowed", hint: "keyd never accepts it, whatever the config says: the partner must seal with alg RSA-OAEP-256, without zip and crit", detail: true},
+	{err: errNever, status: 400, code: "algorithm_not_allowed", title: "The envelope asks for an algorithm that is not allowed", hint: "keyd never accepts it, whatever the config says: the partner must seal with alg RSA-OAEP-256 or ECDH-ES, without zip and crit; a reply with alg dir opens in its exchange", detail: true},
+	{err: errOtherReply, status: 400, code: "algorithm_not_allowed", title: "The envelope is not a reply of this exchange", hint: "what is sealed to our standing key is opened without an exchange", detail: true},
 	{err: jwe.ErrAlgorithm, status: 400, code: "algorithm_not_allowed", title: "The envelope asks for an algorithm that is not allowed", hint: "the partner's encs in the config say what is", detail: true},
 	{err: jwe.ErrTooLarge, status: 413, code: "too_large", title: "The envelope is too large", hint: "the limits are in the config", detail: true},
+	{err: exchange.ErrUnknown, status: 404, code: "exchange_unknown", title: "No such exchange is open", hint: "it opens one reply, for the partner and the user it was begun for, and for a few minutes; make the request again"},
+	{err: exchange.ErrLost, status: 410, code: "exchange_lost", title: "The exchange was lost", hint: "keyd or its token was restarted since; make the request again", detail: true},
+	{err: exchange.ErrFull, status: 429, code: "exchange_limit", title: "Too many exchanges are open", hint: "open the replies, or let exchanges end sooner; limits.exchanges in the config", detail: true, retry: 5 * time.Second},
 	{err: ErrMissingKID, status: 400, code: "missing_kid", title: "The envelope names no kid", hint: "the partner must be told which of our keys to seal to: send the headers of GET /v1/partners/{partner}"},
 	{err: ErrUnknownKID, status: 404, code: "unknown_kid", title: "The kid of the envelope is not known", hint: "keyd keys show lists the kids; an envelope is opened for the partner it came from"},
 	{err: ErrNotOpen, status: 409, code: "key_not_open", title: "The version that the envelope is for does not open yet", hint: "the partner has not been told of it by keyd: see the version's history"},

@@ -20,6 +20,9 @@ func (o *Opener) record(ctx context.Context, actor audit.Actor, a *attempt, err 
 	if id := requestIDFrom(ctx); id != "" {
 		e.Detail["request"] = id
 	}
+	if a.exchange != "" {
+		e.Detail["exchange"] = printable(a.exchange)
+	}
 	if a.level != "" {
 		e.Detail["boundary"] = string(a.level)
 	}

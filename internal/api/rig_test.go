@@ -23,6 +23,7 @@ import (
 	"keyd/internal/api"
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
+	"keyd/internal/jwe"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
 	"keyd/internal/rotation/backendtest"
@@ -85,7 +86,8 @@ func newRig(t testing.TB, changes ...func(*setup)) *rig {
 	t.Cleanup(func() { check(t, r.reg.Close()) })
 
 	s := &setup{backend: r.token, audit: r.log}
-	s.opener = api.OpenerConfig{Partners: []api.Partner{facts("wise"), facts("venly")}, Decrypts: api.AuditAll, MaxEnvelope: 64 << 10}
+	s.opener = api.OpenerConfig{Partners: []api.Partner{facts("wise"), facts("venly")}, Decrypts: api.AuditAll, MaxEnvelope: 64 << 10,
+		Exchanges: api.ExchangeLimits{TTL: time.Minute, PerPartner: 16, PerUser: 8}}
 	s.cfg = api.Config{Instance: "test", Version: client.VersionInfo{Version: "v1.2.3", Go: "go1.26", Schema: registry.SchemaVersion},
 		Client: api.Socket{Path: r.path("keyd.sock"), Mode: 0o600}, Admin: api.Socket{Path: r.path("admin.sock"), Mode: 0o600},
 		Metrics: "127.0.0.1:0", Rules: everybody(), AuditPath: r.path("audit.jsonl"), MaxPlaintext: 32 << 10}
@@ -130,9 +132,8 @@ func (r *rig) serve() {
 }
 
 func facts(name string) api.Partner {
-	headers := func(kid string) http.Header { return http.Header{"X-Key": {kid}, "X-Method": {"jwe"}} }
-	return api.Partner{Name: name, Type: "wise", Encs: []string{enc}, SealEnc: enc, KIDInJOSE: true, Headers: headers,
-		GetHeaders: func(kid string) http.Header { return http.Header{"X-Key": {kid}} }}
+	return api.Partner{Name: name, Type: "wise", Algs: []string{boundary.RSAOAEP256}, Encs: []string{enc}, Seal: jwe.SealRSAOAEP256, SealEnc: enc,
+		KID: api.KIDOurs, Direct: true, Remote: remote{}}
 }
 
 func theKey(name, partner string) registry.Key {

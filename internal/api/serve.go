@@ -75,6 +75,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		all = append(all, <-errs)
 	}
 	s.unlisten()
+	all = append(all, s.cfg.Opener.Close(ctx))
 	s.refused.close()
 	s.cfg.Opener.refused.close()
 	return errors.Join(all...)

@@ -12,6 +12,3 @@ func ReadMembers(text string) ([3]string, error) {
 	h, err := readMembers([]byte(text))
 	return [3]string{h.alg, h.enc, h.kid}, err
 }
-
-// WrapAESKW is the key wrap, for its test vectors.
-var WrapAESKW = wrapAESKW

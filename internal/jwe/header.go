@@ -113,11 +113,11 @@ func (m members) refuseExtensions() error {
 	// RFC 7516 §4.1.3: inflating lets a small envelope become a large plaintext,
 	// and the length of the ciphertext tells of the content.
 	if _, ok := m["zip"]; ok {
-		return fmt.Errorf("%w: zip: compressed content is not accepted", ErrAlgorithm)
+		return fmt.Errorf("%w: zip: compressed content is %w", ErrAlgorithm, ErrNever)
 	}
 	// RFC 7516 §4.1.13: keyd understands no extension, so none can be critical.
 	if _, ok := m["crit"]; ok {
-		return fmt.Errorf("%w: crit: no critical extension is understood", ErrAlgorithm)
+		return fmt.Errorf("%w: crit: a critical extension is %w, for none is understood", ErrAlgorithm, ErrNever)
 	}
 	return nil
 }

@@ -28,6 +28,8 @@ var (
 	// ErrAlgorithm: it asks for an algorithm, or for something to be done, that
 	// the policy does not allow.
 	ErrAlgorithm = errors.New("JWE algorithm not allowed")
+	// ErrNever is an ErrAlgorithm that no policy can allow.
+	ErrNever = errors.New("never accepted")
 )
 
 // Policy is what a partner may send. The zero Policy refuses everything.

@@ -144,12 +144,12 @@ func decode(name string, to, part []byte) ([]byte, error) {
 func (p Policy) permit(alg, enc string) error {
 	want := strings.Join(p.Algs, " or ")
 	switch {
-	// Every one of these would turn an envelope for the hardware into something
-	// weaker: an oracle (Bleichenbacher), or a key the sender and not the
-	// hardware holds. No policy can allow them.
-	case slices.Contains([]string{"RSA1_5", "dir", "none"}, alg):
-		return fmt.Errorf("%w: alg %q is never accepted here, want %s", ErrAlgorithm, alg, want)
-	case boundary.KeyAlgorithm(alg) == "" || !slices.Contains(p.Algs, alg):
+	// Among these are those that would turn an envelope for the hardware into
+	// something weaker: an oracle (RSA1_5, Bleichenbacher), or one under a key
+	// that the sender and not the hardware holds (dir). No policy can allow them.
+	case boundary.KeyAlgorithm(alg) == "":
+		return fmt.Errorf("%w: alg %+.32q is %w here, want %s", ErrAlgorithm, alg, ErrNever, want)
+	case !slices.Contains(p.Algs, alg):
 		return fmt.Errorf("%w: alg %+.32q, want %s", ErrAlgorithm, alg, want)
 	}
 	if _, known := boundary.ContentOf(enc); !known || !slices.Contains(p.Encs, enc) {

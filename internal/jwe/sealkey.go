@@ -2,13 +2,11 @@ package jwe
 
 import (
 	"crypto"
-	"crypto/aes"
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 
 	"keyd/internal/boundary"
@@ -109,11 +107,7 @@ func agreeKey(pub *ecdh.PublicKey, h SealHeader, members map[string]any) (cek, w
 	}
 	defer clear(derived)
 	cek = newCEK(h.Enc)
-	if wrapped, err = wrapAESKW(derived, cek); err != nil {
-		clear(cek)
-		return nil, nil, err
-	}
-	return cek, wrapped, nil
+	return cek, boundary.WrapAESKW(derived, cek), nil
 }
 
 // writeEPK is a public key as RFC 7518 §6.2.1 has it; epk reads it.
@@ -122,32 +116,4 @@ func writeEPK(crv string, key *ecdh.PublicKey) map[string]string {
 	half := len(point) / 2
 	return map[string]string{"kty": "EC", "crv": crv,
 		"x": base64.RawURLEncoding.EncodeToString(point[:half]), "y": base64.RawURLEncoding.EncodeToString(point[half:])}
-}
-
-// wrapAESKW is the AES key wrap of RFC 3394 §2.2.1, which boundary.UnwrapAESKW
-// undoes. kek has 16, 24 or 32 bytes, cek a multiple of eight.
-func wrapAESKW(kek, cek []byte) ([]byte, error) {
-	block, err := aes.NewCipher(kek)
-	if err != nil {
-		return nil, err
-	}
-	n := len(cek) / 8
-	out := make([]byte, 8+len(cek))
-	copy(out[8:], cek)
-	var b [16]byte
-	defer clear(b[:])
-	for i := range 8 {
-		b[i] = 0xA6 // §2.2.3.1
-	}
-	for j := range 6 {
-		for i := 1; i <= n; i++ {
-			r := out[8*i : 8*i+8]
-			copy(b[8:], r)
-			block.Encrypt(b[:], b[:])
-			copy(r, b[8:])
-			binary.BigEndian.PutUint64(b[:8], binary.BigEndian.Uint64(b[:8])^uint64(n*j+i))
-		}
-	}
-	copy(out, b[:8])
-	return out, nil
 }
