@@ -57,6 +57,13 @@ func TestEveryRoute(t *testing.T) {
 			return one(c.Encrypt(ctx, "wise", []byte("\x00plain"), client.EncryptOptions{URL: "/v1/cases?a=b&c", Refetch: true}))
 		}, seen{"POST /v1/partners/wise/encrypt?refetch=true&url=%2Fv1%2Fcases%3Fa%3Db%26c", "application/octet-stream", "application/json", "\x00plain"},
 			&client.Sealed{JWE: "e.e.e", Headers: map[string]string{"A": "b"}, KID: kid, KeyID: "1"}},
+		{"Encrypt for a direct reply", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.Encrypt(ctx, "wise", []byte("plain"), client.EncryptOptions{Direct: new(true)}))
+		}, seen{"POST /v1/partners/wise/encrypt?direct=true", "application/octet-stream", "application/json", "plain"},
+			&client.Sealed{JWE: "e.e.e", Headers: map[string]string{"A": "b"}, Exchange: &client.Exchange{ID: "x", Kind: "direct", ExpiresAt: at}}},
+		{"Encrypt for one that is not", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.Encrypt(ctx, "wise", []byte("plain"), client.EncryptOptions{Direct: new(false)}))
+		}, seen{"POST /v1/partners/wise/encrypt?direct=false", "application/octet-stream", "application/json", "plain"}, &client.Sealed{}},
 		{"Encrypt without options", func(ctx context.Context, c *client.Client) (any, error) {
 			return one(c.Encrypt(ctx, "wise", nil, client.EncryptOptions{}))
 		}, seen{"POST /v1/partners/wise/encrypt", "application/octet-stream", "application/json", ""}, &client.Sealed{}},
@@ -152,6 +159,23 @@ func TestEveryRoute(t *testing.T) {
 	}
 }
 
+func TestDecryptReplyNamesTheExchange(t *testing.T) {
+	var got seen
+	c := daemon(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got = seen{r.Method + " " + r.URL.RequestURI(), r.Header.Get("Content-Type"), r.Header.Get("Accept"), string(body)}
+		w.Header().Set("Keyd-Boundary", "host")
+		answer(w, "application/octet-stream", "plain")
+	})
+	opened, err := c.DecryptReply(t.Context(), "wise", "0a-1b", []byte("a..b.c.d"))
+	if err != nil || string(opened.Plaintext) != "plain" || opened.KID != "" || opened.Boundary != "host" {
+		t.Errorf("got %+v, %v", opened, err)
+	}
+	if d := cmp.Diff(seen{"POST /v1/partners/wise/decrypt?exchange=0a-1b", "application/jose+json", "application/octet-stream", "a..b.c.d"}, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestDecryptReadsBodyAndHeaders(t *testing.T) {
 	plain := []byte("\x00\xff plain")
 	c := daemon(t, func(w http.ResponseWriter, r *http.Request) {
@@ -216,6 +240,7 @@ func TestNamesCannotLeaveTheirPlace(t *testing.T) {
 			"RefreshPartner": func() (any, error) { return one(c.RefreshPartner(t.Context(), name, false)) },
 			"Encrypt":        func() (any, error) { return one(c.Encrypt(t.Context(), name, nil, client.EncryptOptions{})) },
 			"Decrypt":        func() (any, error) { return one(c.Decrypt(t.Context(), name, nil)) },
+			"DecryptReply":   func() (any, error) { return one(c.DecryptReply(t.Context(), name, "x", nil)) },
 		} {
 			if _, err := call(); err == nil || got != "" {
 				t.Errorf("%s of %q: asked for %q, %v", route, name, got, err)

@@ -215,6 +215,12 @@ type limitsConfig struct {
 	Envelope int `yaml:"envelope"`
 	// Plaintext is the largest plaintext sealed, in bytes.
 	Plaintext int `yaml:"plaintext"`
+	// ExchangeTTL is how long an exchange waits for its reply.
+	ExchangeTTL registry.Duration `yaml:"exchange_ttl"`
+	// Exchanges is how many may wait at a time with each partner,
+	// ExchangesPerUser those of one user.
+	Exchanges        int `yaml:"exchanges"`
+	ExchangesPerUser int `yaml:"exchanges_per_user"`
 }
 
 type logConfig struct {

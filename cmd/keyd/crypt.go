@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -18,9 +19,9 @@ const maxInput = 64 << 20
 func cryptCommands() []command {
 	return []command{
 		{name: "encrypt", args: "PARTNER [FILE]", brief: "seal a request to a partner", setup: encryptSetup,
-			help: "Reads FILE or standard input, prints the compact JWE. --json adds the headers\nthat must go with it."},
+			help: "Reads FILE or standard input, prints the compact JWE. --json adds the headers\nthat must go with it. With --direct the reply comes under the content key of this\nrequest: keyd keeps it, and the exchange named on standard error (or in the JSON)\nopens that one reply. For paths of which keyd knows this, --url is enough."},
 		{name: "decrypt", args: "PARTNER [FILE]", brief: "open a partner's answer", setup: decryptSetup,
-			help: "Reads the compact JWE from FILE or standard input, prints the plaintext and\nnothing else. --verbose says on standard error which kid opened it and how deep\ninside the hardware."},
+			help: "Reads the compact JWE from FILE or standard input, prints the plaintext and\nnothing else. --exchange names the exchange of the request that it answers. --verbose says on standard error which kid opened it and how deep\ninside the hardware."},
 	}
 }
 
@@ -30,17 +31,25 @@ func encryptSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 	socket, asJSON := clientFlag(fs), fs.Bool("json", false, "print JSON with the headers to send")
 	url := fs.String("url", "", "the request's `PATH`, for the JOSE header's url")
 	refetch := fs.Bool("refetch", false, "the partner refused the last envelope: fetch its key afresh first")
+	direct := fs.Bool("direct", false, "the reply comes under the content key of this request: begin an exchange")
 	return func(ctx context.Context, t terminal, args []string) error {
 		plaintext, err := input(t, args[1:])
 		if err != nil {
 			return err
 		}
-		sealed, err := client.New(*socket).Encrypt(ctx, args[0], plaintext, client.EncryptOptions{URL: *url, Refetch: *refetch})
+		options := client.EncryptOptions{URL: *url, Refetch: *refetch}
+		if given(fs, "direct") {
+			options.Direct = direct
+		}
+		sealed, err := client.New(*socket).Encrypt(ctx, args[0], plaintext, options)
 		if err != nil {
 			return err
 		}
 		if *asJSON {
 			return printJSON(t.out, sealed)
+		}
+		if x := sealed.Exchange; x != nil {
+			fmt.Fprintf(t.err, "exchange %s, until %s\n", x.ID, stamp(x.ExpiresAt))
 		}
 		if isTerminal(t.out) {
 			sealed.JWE += "\n" // nowhere else: an envelope with a line break is none
@@ -53,12 +62,19 @@ func encryptSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 func decryptSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 	socket, verbose := clientFlag(fs), fs.Bool("verbose", false, "say on standard error which kid opened it, at which boundary")
 	asJSON := fs.Bool("json", false, "print JSON: plaintext in base64, kid, boundary")
+	exchange := fs.String("exchange", "", "the `ID` of the exchange whose reply it is")
 	return func(ctx context.Context, t terminal, args []string) error {
 		envelope, err := input(t, args[1:])
 		if err != nil {
 			return err
 		}
-		opened, err := client.New(*socket).Decrypt(ctx, args[0], trimNewline(envelope))
+		c, envelope := client.New(*socket), trimNewline(envelope)
+		var opened *client.Opened
+		if given(fs, "exchange") {
+			opened, err = c.DecryptReply(ctx, args[0], *exchange, envelope)
+		} else {
+			opened, err = c.Decrypt(ctx, args[0], envelope)
+		}
 		if err != nil {
 			return err
 		}
@@ -67,7 +83,7 @@ func decryptSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 				"boundary": opened.Boundary, "request_id": opened.RequestID})
 		}
 		if *verbose {
-			fmt.Fprintf(t.err, "kid %s, boundary %s, request %s\n", opened.KID, opened.Boundary, opened.RequestID)
+			fmt.Fprintf(t.err, "kid %s, boundary %s, request %s\n", cmp.Or(opened.KID, "none"), opened.Boundary, opened.RequestID)
 		}
 		_, err = t.out.Write(opened.Plaintext)
 		return err

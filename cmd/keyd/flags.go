@@ -75,6 +75,12 @@ func count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// given reports whether a flag stands on the command line.
+func given(fs *flag.FlagSet, name string) (is bool) {
+	fs.Visit(func(f *flag.Flag) { is = is || f.Name == name })
+	return is
+}
+
 // printJSON writes one indented document.
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"keyd/internal/api"
 	"keyd/internal/boundary"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
@@ -32,6 +33,9 @@ func (c *config) setDefaults() {
 	or(&c.Audit.Decrypts, "all")
 	or(&c.Limits.Envelope, 1<<20)
 	or(&c.Limits.Plaintext, 512<<10)
+	or(&c.Limits.ExchangeTTL, registry.Duration(3*time.Minute))
+	or(&c.Limits.Exchanges, 1024)
+	or(&c.Limits.ExchangesPerUser, c.Limits.Exchanges)
 	or(&c.Log.Level, "info")
 	for name, b := range c.Backends {
 		or(&b.Sessions, 8)
@@ -86,6 +90,11 @@ func (c *config) validate() error {
 	p.oneOf("log.format", c.Log.Format, "", "json", "text")
 	p.between("limits.envelope", c.Limits.Envelope, 1<<10, 64<<20)
 	p.between("limits.plaintext", c.Limits.Plaintext, 1<<10, 48<<20)
+	p.between("limits.exchanges", c.Limits.Exchanges, 1, 64<<10)
+	p.between("limits.exchanges_per_user", c.Limits.ExchangesPerUser, 1, 64<<10)
+	if ttl := c.Limits.ExchangeTTL; ttl < registry.Duration(time.Second) || ttl > registry.Duration(time.Hour) {
+		p.add("limits.exchange_ttl", "%s: want 1s to 1h", ttl)
+	}
 	p.roles(c)
 	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
 		p.backend("backends."+name, name, c.Backends[name])
@@ -218,6 +227,10 @@ func (k keyConfig) material() boundary.Material {
 func (k keyConfig) policy() registry.Policy {
 	return registry.Policy{Rotate: k.Rotate, ValidFor: *k.ValidFor, DrainFor: *k.DrainFor,
 		SettleFor: k.SettleFor, Canary: k.Canary, MinBoundary: k.MinBoundary, First: k.First}
+}
+
+func (l limitsConfig) exchanges() api.ExchangeLimits {
+	return api.ExchangeLimits{TTL: time.Duration(l.ExchangeTTL), PerPartner: l.Exchanges, PerUser: l.ExchangesPerUser}
 }
 
 func isLoopbackHost(host string) bool {

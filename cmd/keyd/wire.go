@@ -16,6 +16,7 @@ import (
 	"keyd/internal/api"
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
+	"keyd/internal/exchange"
 	"keyd/internal/hsm"
 	"keyd/internal/partner"
 	"keyd/internal/registry"
@@ -113,20 +114,18 @@ func (d *keyd) makeOpener(context.Context) (err error) {
 	}
 	d.opener, err = api.NewOpener(api.OpenerConfig{
 		Registry: d.registry, Audit: d.audit, Backends: openers, Partners: d.partnerFacts(),
-		Decrypts: d.cfg.Audit.Decrypts, MaxEnvelope: d.cfg.Limits.Envelope, Meters: d.metrics, Logger: d.part("open"),
+		Decrypts: d.cfg.Audit.Decrypts, MaxEnvelope: d.cfg.Limits.Envelope, Exchanges: d.cfg.Limits.exchanges(), Meters: d.metrics, Logger: d.part("open"),
 	})
 	return err
 }
 
 // partnerFacts is what the API knows of the partners.
 func (d *keyd) partnerFacts() []api.Partner {
-	var facts []api.Partner
+	var all []api.Partner
 	for _, name := range slices.Sorted(maps.Keys(d.wises)) {
-		c, wise := d.cfg.Partners[name], d.wises[name]
-		facts = append(facts, api.Partner{Name: name, Type: c.Type, Encs: c.Encs, SealEnc: c.SealEnc,
-			KIDInJOSE: wise.NamesKIDInJOSE(), Headers: wise.Headers, GetHeaders: wise.GetHeaders})
+		all = append(all, facts(name, d.wises[name]))
 	}
-	return facts
+	return all
 }
 
 func (d *keyd) makeEngine(ctx context.Context) (err error) {
@@ -294,6 +293,7 @@ func startError(err error) error {
 		{errHomeless, "name it in the config until keyd status shows its versions as destroyed; type: lost if its device is gone for good", exitConfig},
 		{registry.ErrNewerSchema, "install the newer keyd; nothing was changed", exitConfig},
 		{registry.ErrCorrupt, "restore keyd.db from a backup, then run keyd doctor", exitConfig},
+		{exchange.ErrMemory, "raise LimitMEMLOCK of the service, or lower limits.exchanges in the config", exitConfig},
 		{errAuditCut, "find the copy that goes further and put it in its place; keyd keeps to the registry it belongs to", exitConfig},
 		{audit.ErrBroken, "keep the file and find out what happened; keyd audit verify --file tells where it is broken", exitConfig},
 		// These may be over at the next try, so the service tries again.

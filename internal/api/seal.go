@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 
@@ -104,9 +105,7 @@ func sealTo(pk registry.PartnerKey, header jwe.SealHeader, plaintext []byte) (co
 func (p *Partner) headers(kid, path string) http.Header {
 	h := p.Remote.Headers(kid).Clone()
 	if path != "" {
-		for name, values := range p.Remote.Endpoint(http.MethodPost, path).Header {
-			h[name] = values
-		}
+		maps.Copy(h, p.Remote.Endpoint(http.MethodPost, path).Header)
 	}
 	return h
 }

@@ -31,6 +31,8 @@ var (
 	ErrLost = errors.New("the exchange was lost")
 	// ErrFull: the partner or the user has as many exchanges open as it may.
 	ErrFull = errors.New("too many exchanges are open")
+	// ErrMemory: no memory could be locked for what exchanges need.
+	ErrMemory = errors.New("no memory for the keys of exchanges")
 )
 
 // Holder keeps content keys: a token, or this package's own memory. It is

@@ -30,16 +30,16 @@ func newVault(slots int) (*vault, error) {
 	}
 	arena, err := unix.Mmap(-1, 0, slots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
-		return nil, fmt.Errorf("setting memory aside for content keys: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrMemory, err)
 	}
 	v.arena = arena
 	if err := unix.Mlock(arena); err != nil {
-		err = fmt.Errorf("locking %d KiB of memory for content keys (RLIMIT_MEMLOCK may be too low): %w", len(arena)>>10, err)
+		err = fmt.Errorf("%w: locking %d KiB: %w", ErrMemory, len(arena)>>10, err)
 		return nil, errors.Join(err, v.close())
 	}
 	for _, advice := range []int{unix.MADV_DONTDUMP, unix.MADV_WIPEONFORK} {
 		if err := unix.Madvise(arena, advice); err != nil {
-			return nil, errors.Join(fmt.Errorf("keeping content keys out of core files and children: %w", err), v.close())
+			return nil, errors.Join(fmt.Errorf("%w: keeping them out of core files and children: %w", ErrMemory, err), v.close())
 		}
 	}
 	for slot := slots - 1; slot >= 0; slot-- {
