@@ -70,6 +70,10 @@ func TestCredentialsComeFromWhereAWSsToolsTakeThem(t *testing.T) {
 		"a profile of the shared files, named in the config": {env: func(t *testing.T) map[string]string {
 			return map[string]string{"AWS_SHARED_CREDENTIALS_FILE": write(t, "[default]\naws_access_key_id = AKIDNO\naws_secret_access_key = s\n[pay]\naws_access_key_id = AKIDPAY\naws_secret_access_key = s\n")}
 		}, change: func(c *kms.Config) { c.Profile = "pay" }, want: "AKIDPAY"},
+		"a profile named in the config, before the environment": {env: func(t *testing.T) map[string]string {
+			return map[string]string{"AWS_ACCESS_KEY_ID": "AKIDENV", "AWS_SECRET_ACCESS_KEY": "s",
+				"AWS_SHARED_CREDENTIALS_FILE": write(t, "[pay]\naws_access_key_id = AKIDPAY\naws_secret_access_key = s\n")}
+		}, change: func(c *kms.Config) { c.Profile = "pay" }, want: "AKIDPAY"},
 		"a web identity": {env: func(t *testing.T) map[string]string {
 			sts := pretend(t, func(w http.ResponseWriter, r *http.Request) {
 				if r.FormValue("Action") != "AssumeRoleWithWebIdentity" || r.FormValue("WebIdentityToken") != "a token" || r.FormValue("RoleArn") != "arn:aws:iam::111122223333:role/keyd" {
