@@ -6,7 +6,7 @@ VULN    := $(TOOLS)/govulncheck-1.9.0
 DESTDIR ?=
 PREFIX  ?= /usr
 
-.PHONY: help build demo test race lint fuzz bench vuln softhsm outside install clean
+.PHONY: help build demo test race lint fuzz bench timing vuln softhsm outside install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ fuzz: ## each fuzz target for FUZZTIME (default 30s)
 
 bench: softhsm ## the bare token, and the bare KMS call, against keyd's whole path, in turn
 	$(GO) test -run '^$$' -bench '^BenchmarkDecrypt(KMS)?$$' -benchtime 12x -timeout 20m ./cmd/keyd
+
+timing: softhsm ## whether refusals take the same time: a million of each, and 5,000 through a token
+	$(GO) test -count=1 -v -run 'TakeTheSameTime|LeakIsFound' -timeout 60m ./internal/boundary -timing-samples $(or $(SAMPLES),1000000)
+	$(GO) test -count=1 -v -run LookTheSame -timeout 60m ./cmd/keyd -timing-samples 5000
 
 vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)
 	$(VULN) ./...

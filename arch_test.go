@@ -29,12 +29,14 @@ var ours = map[string][]string{
 	"keyd/internal/exchange":             {"keyd/internal/boundary", "keyd/internal/jwe"},
 	"keyd/internal/api": {"keyd/client", "keyd/internal/exchange", "keyd/internal/evidence", "keyd/internal/rotation", "keyd/internal/registry",
 		"keyd/internal/jwe", "keyd/internal/audit", "keyd/internal/boundary"},
-	"keyd/cmd/kmssim":             {"keyd/internal/kms/kmstest"},
-	"keyd/cmd/partnersim":         {"keyd/internal/partner/partnersim"},
-	"keyd/softhsm/softhsmtest":    nil,
-	"keyd/internal/kms":           {"keyd/internal/boundary"},
-	"keyd/internal/kms/kmstest":   nil,
-	"keyd/internal/hsm/baretoken": nil,
+	"keyd/cmd/kmssim":                 {"keyd/internal/kms/kmstest"},
+	"keyd/cmd/partnersim":             {"keyd/internal/partner/partnersim"},
+	"keyd/softhsm/softhsmtest":        nil,
+	"keyd/internal/kms":               {"keyd/internal/boundary"},
+	"keyd/internal/kms/kmstest":       nil,
+	"keyd/internal/hsm/baretoken":     nil,
+	"keyd/internal/boundary/oaeptest": nil,
+	"keyd/internal/dudect":            nil,
 }
 
 // theirs is which folder alone may import a third-party module, and why it
@@ -101,7 +103,7 @@ func TestImportsFollowTheArchitecture(t *testing.T) {
 }
 
 func TestTheDaemonLinksNoTestDouble(t *testing.T) {
-	doubles := []string{"keyd/internal/kms/kmstest", "keyd/internal/hsm/baretoken", "keyd/internal/partner/partnersim", "keyd/internal/rotation/backendtest", "keyd/softhsm/softhsmtest", "testing"}
+	doubles := []string{"keyd/internal/kms/kmstest", "keyd/internal/hsm/baretoken", "keyd/internal/boundary/oaeptest", "keyd/internal/dudect", "keyd/internal/partner/partnersim", "keyd/internal/rotation/backendtest", "keyd/softhsm/softhsmtest", "testing"}
 	for _, p := range list(t) {
 		if p.ImportPath != "keyd/cmd/keyd" {
 			continue

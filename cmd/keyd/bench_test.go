@@ -42,8 +42,10 @@ func BenchmarkDecrypt(b *testing.B) {
 // public key of its active version, and an envelope sealed to that.
 type target struct {
 	*testDaemon
+	kid      string
 	handle   string
-	public   []byte // DER SPKI
+	rsa      *rsa.PublicKey
+	public   []byte // the same as DER SPKI
 	envelope []byte
 }
 
@@ -147,7 +149,7 @@ func (d *target) post(b *testing.B, transport http.RoundTripper) bool {
 
 const benchPlaintext = 1024
 
-func newTarget(b *testing.B, edits ...string) *target {
+func newTarget(b testing.TB, edits ...string) *target {
 	sim := partnersim.New(partnersim.Options{ClientID: "demo-client", ClientSecret: testSecret})
 	d := &target{testDaemon: startDaemon(b, sim, edits...)}
 	v := d.activeVersion(b)
@@ -161,6 +163,6 @@ func newTarget(b *testing.B, edits ...string) *target {
 	if err != nil {
 		b.Fatal(err)
 	}
-	d.public, d.envelope = block.Bytes, []byte(sealed)
+	d.kid, d.rsa, d.public, d.envelope = v.KID, public.(*rsa.PublicKey), block.Bytes, []byte(sealed)
 	return d
 }

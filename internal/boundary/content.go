@@ -83,7 +83,7 @@ func OpenWithCEK(env *Envelope, cek []byte, ok int) ([]byte, error) {
 	defer clear(key[:])
 	defer clear(given[:])
 	rand.Read(key[:]) // never fails: crypto/rand ends the process first
-	copy(given[:], cek)
+	copyFixed(&given, cek)
 	use := subtle.ConstantTimeEq(int32(ok), 1) &
 		sameLength(cek, c.CEK) & sameLength(env.IV, c.IV) & sameLength(env.Tag, c.Tag)
 	subtle.ConstantTimeCopy(use, key[:], given[:])
@@ -96,6 +96,17 @@ func OpenWithCEK(env *Envelope, cek []byte, ok int) ([]byte, error) {
 		return openCBC(c, key[:c.CEK], iv[:c.IV], env, tag[:c.Tag])
 	}
 	return openGCM(key[:c.CEK], iv[:c.IV], env, tag[:c.Tag])
+}
+
+// copyFixed fills dst from the beginning of src, in a time that does not depend
+// on how long src is.
+func copyFixed(dst *[maxCEK]byte, src []byte) {
+	var none [maxCEK]byte
+	src = [...][]byte{src, none[:]}[sameLength(src, 0)]
+	for i := range dst {
+		within := subtle.ConstantTimeLessOrEq(i+1, len(src))
+		dst[i] = src[i*within] & byte(-within)
+	}
 }
 
 func sameLength(b []byte, want int) int {

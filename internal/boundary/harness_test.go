@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"keyd/internal/boundary"
+	"keyd/internal/boundary/oaeptest"
 )
 
 func encs() []string {
@@ -51,36 +52,9 @@ func wrap(tb testing.TB, pub *rsa.PublicKey, cek []byte) []byte {
 	return wrapped
 }
 
-// encode is EME-OAEP encoding (RFC 8017 §7.1.1 step 2) of any first byte, lHash
-// and db at all, so that encodings no encoder makes can be looked at.
-func encode(first byte, seed, db []byte) []byte {
-	masked := xor(db, mgf1(seed, len(db)))
-	return slices.Concat([]byte{first}, xor(seed, mgf1(masked, len(seed))), masked)
-}
+func encode(first byte, seed, db []byte) []byte { return oaeptest.Encode(first, seed, db) }
 
-func mgf1(seed []byte, size int) []byte {
-	var out []byte
-	for counter := uint32(0); len(out) < size; counter++ {
-		digest := sha256.Sum256(binary.BigEndian.AppendUint32(slices.Clone(seed), counter))
-		out = append(out, digest[:]...)
-	}
-	return out[:size]
-}
-
-func xor(a, b []byte) []byte {
-	out := slices.Clone(a)
-	for i := range out {
-		out[i] ^= b[i]
-	}
-	return out
-}
-
-// block is a db as it should be: lHash, zeros, 0x01, message.
-func block(size int, message []byte) []byte {
-	lHash := sha256.Sum256(nil)
-	zeros := make([]byte, size-len(lHash)-1-len(message))
-	return slices.Concat(lHash[:], zeros, []byte{1}, message)
-}
+func block(size int, message []byte) []byte { return oaeptest.Block(size, message) }
 
 // seal encrypts content under cek with the standard library alone.
 func seal(tb testing.TB, enc string, cek, plaintext, aad []byte) *boundary.Envelope {
