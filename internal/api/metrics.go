@@ -72,7 +72,7 @@ func (m *Metrics) ObservePartnerCall(partner, op string, status int, d time.Dura
 // Token returns what a backend tells of each of its operations.
 func (m *Metrics) Token(backend string) func(op string, wait, inToken time.Duration, err error) {
 	return func(op string, wait, inToken time.Duration, err error) {
-		m.tokenCalls.WithLabelValues(backend, op, resultOf(err)).Inc()
+		m.tokenCalls.WithLabelValues(backend, op, backendResult(err)).Inc()
 		m.tokenTime.WithLabelValues(backend, op, "wait").Observe(wait.Seconds())
 		m.tokenTime.WithLabelValues(backend, op, "token").Observe(inToken.Seconds())
 	}
@@ -100,6 +100,20 @@ func resultOf(err error) string {
 		return "failed"
 	}
 	return "ok"
+}
+
+// backendResult is how an operation in a backend ended: what is to be alarmed on
+// (unavailable), what is load (busy) and what is an answer (no_key) apart.
+func backendResult(err error) string {
+	for _, c := range []struct {
+		err    error
+		result string
+	}{{boundary.ErrBusy, "busy"}, {boundary.ErrNoKey, "no_key"}, {boundary.ErrDisabled, "disabled"}, {boundary.ErrUnavailable, "unavailable"}} {
+		if errors.Is(err, c.err) {
+			return c.result
+		}
+	}
+	return resultOf(err)
 }
 
 // cause puts what an attempt failed with into one of a few classes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -32,6 +33,9 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 	r.meters.ObservePartnerCall("wise", "key", 200, time.Second, nil)
 	r.meters.ObservePartnerCall("wise", "announce", 0, time.Second, errors.New("no route"))
 	r.meters.Token("memory")("open", time.Millisecond, 2*time.Millisecond, nil)
+	for _, err := range []error{boundary.ErrBusy, boundary.ErrNoKey, boundary.ErrDisabled, boundary.ErrUnavailable, errors.New("else")} {
+		r.meters.Token("memory")("sign", 0, 0, fmt.Errorf("signing: %w", err))
+	}
 	got := r.scrape()
 	for _, want := range []string{
 		`keyd_opens_total{cause="ok",key="wise-response",partner="wise",result="ok"} 1`,
@@ -47,6 +51,11 @@ func TestMetricsSayWhatHappened(t *testing.T) {
 		`keyd_partner_calls_total{code="none",op="announce",partner="wise"} 1`,
 		`keyd_backend_calls_total{backend="memory",op="open",result="ok"} 1`,
 		`keyd_backend_call_seconds_count{backend="memory",in="wait",op="open"} 1`,
+		`keyd_backend_calls_total{backend="memory",op="sign",result="busy"} 1`,
+		`keyd_backend_calls_total{backend="memory",op="sign",result="no_key"} 1`,
+		`keyd_backend_calls_total{backend="memory",op="sign",result="disabled"} 1`,
+		`keyd_backend_calls_total{backend="memory",op="sign",result="unavailable"} 1`,
+		`keyd_backend_calls_total{backend="memory",op="sign",result="failed"} 1`,
 		`keyd_versions{key="wise-response",state="active"} 1`,
 		`keyd_versions{key="wise-response",state="draining"} 0`,
 		`keyd_versions{key="venly-response",state="active"} 0`,
