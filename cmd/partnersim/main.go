@@ -1,5 +1,5 @@
-// Command partnersim pretends to be Wise on a local port, for demos and tests
-// of keyd. It is never part of keyd and keeps nothing; docs/partnersim.md says
+// Command partnersim pretends to be keyd's partners on a local port, for demos
+// and tests. It is never part of keyd and keeps nothing; docs/partnersim.md says
 // what it pretends and how to make it fail.
 package main
 

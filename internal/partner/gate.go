@@ -18,6 +18,7 @@ const opCall = "call"
 const (
 	AuthCaller  = "caller"  // the bearer token that the caller brings
 	AuthService = "service" // the access token keyd holds
+	AuthNone    = "none"    // no token
 )
 
 var (
@@ -44,8 +45,9 @@ type Request struct {
 	// Body is what the partner is to get: sealed, and framed where it wants a
 	// frame. None with GET.
 	Body []byte
-	// KID is our active key's, for partners whose requests name it.
-	KID string
+	// KID is our active key's, for partners whose requests name it; KeyID is that
+	// of the partner's key that the request is sealed to.
+	KID, KeyID string
 	// Authorization is the caller's own, "Bearer TOKEN", or "".
 	Authorization string
 }
@@ -168,8 +170,10 @@ func (g *gate) authorize(ctx context.Context, c *call, authorization string) (to
 	}
 	scheme, given, _ := strings.Cut(authorization, " ")
 	switch {
-	case g.auth == AuthService && authorization != "":
-		return "", refuse("%w: a bearer token of the caller's own; keyd's is used here, as authorization in the config says", ErrNotAllowed)
+	case g.auth != AuthCaller && authorization != "":
+		return "", refuse("%w: a bearer token of the caller's own; authorization in the config says %s", ErrNotAllowed, g.auth)
+	case g.auth == AuthNone:
+		return "", nil
 	case g.auth == AuthService:
 		if token, err = g.tokens.get(ctx); err != nil {
 			return "", err

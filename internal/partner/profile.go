@@ -9,6 +9,7 @@ const (
 	TypeJackHenry = "jackhenry"
 	TypePowens    = "powens"
 	TypeVenly     = "venly"
+	TypeJWE       = "jwe" // described by the config alone
 )
 
 // What a partner wants sealed, for Profile.Form.
@@ -72,6 +73,11 @@ type Profile struct {
 	KID string
 	// URLHeader: the JOSE header of a request carries its path as url.
 	URLHeader bool
+	// JOSE are further members of the JOSE header of requests.
+	JOSE map[string]string
+	// IssuedAt: that header has iat, in IssuedSeconds or IssuedMilliseconds; ""
+	// is none.
+	IssuedAt string
 	// ReplyAlgs and ReplyEncs are what is accepted in envelopes from the
 	// partner. None: replies are in clear. RSA1_5 is never among them, and
 	// "dir" stands for itself in Endpoint.Direct alone.

@@ -88,6 +88,7 @@ func (s *Sim) control() {
 		"POST /sim/expire-tokens":        s.postExpire,
 		"POST /sim/user-token/{partner}": s.postUserToken,
 		"POST /sim/jackhenry/client":     s.postAssertionKeys,
+		"POST /sim/jwe/client":           s.postClientKey,
 		"POST /sim/clock":                s.postClock,
 		"POST /sim/keys/{keyId}/revoke":  s.postRevoke,
 	} {

@@ -50,6 +50,17 @@ const (
 	EndpointMethodUpdate Endpoint = "method-update" // PUT  /api/users/{user}/signing-methods/{id}
 )
 
+// Those of a partner of no name, below /generic.
+const (
+	EndpointGenericToken  Endpoint = "generic-token"  // POST /oauth/token
+	EndpointGenericJWKS   Endpoint = "generic-jwks"   // GET  /jwks.json
+	EndpointGenericPEM    Endpoint = "generic-pem"    // GET  /key.pem
+	EndpointGenericKey    Endpoint = "generic-key"    // GET  /v1/key
+	EndpointGenericEcho   Endpoint = "generic-echo"   // POST /v1/echo
+	EndpointGenericDirect Endpoint = "generic-direct" // POST /v1/direct
+	EndpointGenericFields Endpoint = "generic-fields" // POST /v1/fields
+)
+
 // traits are what faults need to know of an endpoint.
 type traits struct {
 	sealed bool // it answers with a JWE
@@ -93,6 +104,14 @@ var endpoints = map[Endpoint]traits{
 	EndpointUserCreate:   {},
 	EndpointMethodCreate: {},
 	EndpointMethodUpdate: {},
+
+	EndpointGenericToken:  {open: true},
+	EndpointGenericJWKS:   {open: true},
+	EndpointGenericPEM:    {open: true},
+	EndpointGenericKey:    {},
+	EndpointGenericEcho:   {sealed: true},
+	EndpointGenericDirect: {sealed: true},
+	EndpointGenericFields: {},
 }
 
 func (e Endpoint) sealed() bool { return endpoints[e].sealed }

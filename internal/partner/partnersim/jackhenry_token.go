@@ -2,9 +2,7 @@ package partnersim
 
 import (
 	"crypto"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -162,13 +160,9 @@ func (s *Sim) postAssertionKeys(r *http.Request) (int, any, error) {
 		s.RegisterJWKS(func() ([]byte, error) { return fetchJWKS(in.JWKSURL) })
 		return http.StatusNoContent, nil, nil
 	}
-	block, _ := pem.Decode([]byte(in.PEM))
-	if block == nil {
-		return http.StatusBadRequest, nil, errors.New("pem is none")
-	}
-	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	key, err := readPEM(in.PEM)
 	if err != nil {
-		return http.StatusBadRequest, nil, fmt.Errorf("reading pem: %w", err)
+		return http.StatusBadRequest, nil, err
 	}
 	s.RegisterAssertionKey(key, in.KID)
 	return http.StatusNoContent, nil, nil

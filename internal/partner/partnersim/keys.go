@@ -9,9 +9,11 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 )
 
@@ -25,16 +27,26 @@ const (
 	JackHenry Partner = "jackhenry"
 	Powens    Partner = "powens"
 	Venly     Partner = "venly"
+	Generic   Partner = "jwe" // a partner of no name
 )
 
 // partners is which kind of key clients seal their requests to.
-var partners = map[Partner]func() crypto.Signer{
-	Wise:      newRSA,
-	WiseCard:  newRSA,
-	JackHenry: newEC,
-	Powens:    newRSA,
-	Venly:     newRSA,
+var partners = map[Partner]func(Options) crypto.Signer{
+	Wise:      func(Options) crypto.Signer { return newRSA() },
+	WiseCard:  func(Options) crypto.Signer { return newRSA() },
+	JackHenry: func(Options) crypto.Signer { return newEC() },
+	Powens:    func(Options) crypto.Signer { return newRSA() },
+	Venly:     func(Options) crypto.Signer { return newRSA() },
+	Generic: func(o Options) crypto.Signer {
+		if o.GenericAlg == string(jose.RSA_OAEP_256) {
+			return newRSA()
+		}
+		return newEC()
+	},
 }
+
+// Partners are all that can be pretended, in the order of their names.
+func Partners() []Partner { return slices.Sorted(maps.Keys(partners)) }
 
 // theirKey is one version of the key clients seal their requests to.
 type theirKey struct {
@@ -75,7 +87,7 @@ func newEC() crypto.Signer {
 // keys go on opening requests for Options.KeyOverlap.
 func (s *Sim) Rotate(p Partner) int {
 	s.newest(p) // there is an old one
-	key := partners[p]()
+	key := partners[p](s.opt)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.add(p, key)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
 // The credentials a Sim accepts when it is given none. They are published here
@@ -40,12 +42,13 @@ const (
 	TokenEither = "either" // one or the other at random, as in production during the migration
 )
 
-// Options is what a Sim is made from. The zero value is a Wise as documented;
-// each field from ResponseKID on settles something the documents leave open or
-// state in two ways.
+// Options is what a Sim is made from. The zero value is partners as documented;
+// most fields settle something the documents leave open or state in two ways.
 type Options struct {
-	// ClientID and ClientSecret are the credentials POST /oauth/token accepts.
-	// Both empty: DemoClientID and DemoClientSecret.
+	// Partners are those pretended: all if empty.
+	Partners []Partner
+	// ClientID and ClientSecret are the credentials that token endpoints accept,
+	// but for Jack Henry's. Both empty: DemoClientID and DemoClientSecret.
 	ClientID     string
 	ClientSecret string
 	// TokenFormat is TokenUUID, TokenJWT (if empty) or TokenEither.
@@ -112,6 +115,14 @@ type Options struct {
 	// VenlyHash is how it wants the hash of a body: HashBase64 (if empty) or
 	// HashHex.
 	VenlyHash string
+	// GenericAlg is the alg of the partner of no name: RSA-OAEP-256 (if empty),
+	// ECDH-ES, ECDH-ES+A128KW or ECDH-ES+A256KW. GenericEnc is its enc: A256GCM
+	// (if empty), A128GCM, A128CBC-HS256 or A256CBC-HS512.
+	GenericAlg, GenericEnc string
+	// GenericMember is the member that holds a JWE; empty: the JWE is the body.
+	GenericMember string
+	// GenericKeyHeader is an HTTP header that must name the key; empty: none.
+	GenericKeyHeader string
 	// ExtraFields adds an unknown field to each JSON answer: Wise adds fields
 	// without notice.
 	ExtraFields bool
@@ -133,6 +144,8 @@ func (o Options) withDefaults() Options {
 	set(&o.JackHenryKeyForm, KeySPKI)
 	set(&o.JackHenryReplyKID, ReplyKIDNone)
 	set(&o.PowensKeys, KeysSingle)
+	set(&o.GenericAlg, string(jose.RSA_OAEP_256))
+	set(&o.GenericEnc, string(jose.A256GCM))
 	set(&o.VenlyTokenLifetime, 6*time.Minute)
 	set(&o.VenlyHash, HashBase64)
 	set(&o.CardKeyForm, KeySPKI)
@@ -162,6 +175,9 @@ func (o Options) Validate() error {
 	oneOf("ClientSecret", o.ClientSecret != "", "empty", "a secret beside the ClientID")
 	oneOf("TokenFormat", slices.Contains([]string{TokenUUID, TokenJWT, TokenEither}, o.TokenFormat), o.TokenFormat, "uuid, jwt or either")
 	oneOf("TokenLifetime", o.TokenLifetime >= time.Second && o.TokenLifetime%time.Second == 0, o.TokenLifetime, "whole seconds")
+	for _, p := range o.Partners {
+		oneOf("Partners", partners[p] != nil, fmt.Sprintf("%q", p), "some of "+fmt.Sprint(Partners()))
+	}
 	header, inHeader := strings.CutPrefix(o.ResponseKID, NamedInHeader)
 	oneOf("ResponseKID", o.ResponseKID == NamedInJOSE || o.ResponseKID == NamedNowhere || inHeader && isToken(header),
 		o.ResponseKID, "jose, none or header:NAME")
@@ -174,6 +190,9 @@ func (o Options) Validate() error {
 	oneOf("JackHenryKeyForm", slices.Contains([]string{KeySPKI, KeyPoint, KeyBase64PEM, KeyJWK, KeyBase64JWK}, o.JackHenryKeyForm), o.JackHenryKeyForm,
 		"spki, point, base64-pem, jwk or base64-jwk")
 	oneOf("JackHenryReplyKID", slices.Contains([]string{ReplyKIDNone, ReplyKIDThumbprint, ReplyKIDJWK}, o.JackHenryReplyKID), o.JackHenryReplyKID, "none, thumbprint or jwk")
+	oneOf("GenericAlg", slices.Contains([]string{"RSA-OAEP-256", "ECDH-ES", "ECDH-ES+A128KW", "ECDH-ES+A256KW"}, o.GenericAlg), o.GenericAlg, "RSA-OAEP-256 or one of ECDH-ES")
+	oneOf("GenericEnc", slices.Contains([]string{"A256GCM", "A128GCM", "A128CBC-HS256", "A256CBC-HS512"}, o.GenericEnc), o.GenericEnc, "an enc of RFC 7518")
+	oneOf("GenericKeyHeader", o.GenericKeyHeader == "" || isToken(o.GenericKeyHeader), o.GenericKeyHeader, "the name of a header")
 	oneOf("PowensKeys", slices.Contains([]string{KeysSingle, KeysSet}, o.PowensKeys), o.PowensKeys, "single or set")
 	oneOf("VenlyTokenLifetime", o.VenlyTokenLifetime >= time.Second && o.VenlyTokenLifetime%time.Second == 0, o.VenlyTokenLifetime, "whole seconds")
 	oneOf("VenlyHash", slices.Contains([]string{HashBase64, HashHex}, o.VenlyHash), o.VenlyHash, "base64 or hex")

@@ -1,7 +1,13 @@
-// Package partnersim is the other side of the wire: it pretends to be Wise, so
-// that key rotation can be tried and tested without Wise. It is written from
-// Wise's public documents alone and shares no code with the client under test;
-// a misreading on one side therefore shows up as a failure, not as agreement.
+// Package partnersim is the other side of the wire: it pretends to be the
+// partners, so that key rotation and sealed calls can be tried and tested
+// without them. It is written from their public documents alone and shares no
+// code with the clients under test; a misreading on one side therefore shows up
+// as a failure, not as agreement.
+//
+// One Sim is all of them, told apart by path: Wise and its card data host from
+// the root on, Jack Henry below /jackhenry, Powens below /powens/2.0, Venly below
+// /venly, and below /generic a partner of no name. A partner is one file; what
+// they share is the log, the faults, the tokens and the clock.
 //
 // Where the documents are silent, the behaviour is an option (see Options).
 // Faults are armed with Sim.Fail or over HTTP under /sim/. Nothing is stored:
@@ -9,18 +15,22 @@
 package partnersim
 
 import (
+	"crypto"
 	"crypto/rsa"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
-// Sim pretends to be Wise. It is an http.Handler, safe for concurrent use. A
+// Sim pretends to be the partners. It is an http.Handler, safe for concurrent use. A
 // Sim used inside a testing/synctest bubble must be made inside it.
 type Sim struct {
-	opt   Options
-	mux   *http.ServeMux
-	first map[Partner]func() // makes the first key of a partner, once
+	opt    Options
+	mux    *http.ServeMux
+	signer func() crypto.Signer // a key that nobody seals to
+	first  map[Partner]func()   // makes the first key of a partner, once
 
 	mu          sync.Mutex // guards all below
 	offset      time.Duration
@@ -31,6 +41,7 @@ type Sim struct {
 	pins        map[string]string // by version of the API
 	assertions  assertionKeys
 	idempotency map[string]bool // keys that Venly has seen
+	clientKeys  jose.JSONWebKey // what the partner of no name seals replies to
 	faults      []*Fault
 	release     chan struct{} // closed to let hung calls go on, then replaced
 	hung        int
@@ -49,7 +60,7 @@ type Upload struct {
 	Revoked    bool // by hand, in the Developer Hub
 }
 
-// New returns a Sim with one Wise key. It panics on options that Validate
+// New returns a Sim. It panics on options that Validate
 // refuses: they are the test author's mistake, not a condition to handle.
 func New(opt Options) *Sim {
 	opt = opt.withDefaults()
@@ -59,6 +70,7 @@ func New(opt Options) *Sim {
 	s := &Sim{
 		opt:         opt,
 		first:       make(map[Partner]func()),
+		signer:      sync.OnceValue(newEC),
 		offset:      opt.ClockOffset,
 		tokens:      make(map[string]access),
 		keys:        make(map[Partner][]theirKey),
@@ -71,13 +83,12 @@ func New(opt Options) *Sim {
 	}
 	for p, generate := range partners {
 		s.first[p] = sync.OnceFunc(func() {
-			key := generate()
+			key := generate(s.opt)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.add(p, key)
 		})
 	}
-	s.newest(Wise)
 	s.routes()
 	return s
 }

@@ -24,8 +24,14 @@ type endpoint struct {
 
 func (s *Sim) routes() {
 	s.mux = http.NewServeMux()
-	for _, ep := range slices.Concat(s.wise(), s.card(), s.jackHenry(), s.powens(), s.venly()) {
-		s.mux.HandleFunc(ep.pattern, func(w http.ResponseWriter, r *http.Request) { s.handle(ep, w, r) })
+	for partner, endpoints := range map[Partner][]endpoint{Wise: s.wise(), WiseCard: s.card(), JackHenry: s.jackHenry(),
+		Powens: s.powens(), Venly: s.venly(), Generic: s.generic()} {
+		if len(s.opt.Partners) > 0 && !slices.Contains(s.opt.Partners, partner) {
+			continue
+		}
+		for _, ep := range endpoints {
+			s.mux.HandleFunc(ep.pattern, func(w http.ResponseWriter, r *http.Request) { s.handle(ep, w, r) })
+		}
 	}
 	// Anything else is answered as Wise answers, and is logged: a client that
 	// calls a path nobody documented should be found out.

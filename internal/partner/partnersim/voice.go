@@ -18,6 +18,7 @@ func voiceOf(path string) voice {
 		jackHenryBase: {problemDetails, problemUnauthorized},
 		powensBase:    {powensError, powensUnauthorized},
 		venlyBase:     {venlyError, venlyUnauthorized},
+		genericBase:   {genericError, genericUnauthorized},
 	} {
 		if strings.HasPrefix(path, prefix+"/") {
 			return v

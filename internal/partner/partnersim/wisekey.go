@@ -34,9 +34,7 @@ func (s *Sim) wiseKey(c *call) reply {
 	if !slices.Contains(wiseAlgorithms(scope), algorithm) {
 		return wrong("algorithm", "must be an algorithm of the scope")
 	}
-	s.mu.Lock()
-	version := len(s.keys[Wise])
-	s.mu.Unlock()
+	version := s.newest(Wise).version
 	if query.Has("version") {
 		v, err := strconv.ParseInt(query.Get("version"), 10, 32)
 		if err != nil {
