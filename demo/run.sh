@@ -123,6 +123,20 @@ keyd decrypt wise "$D/answer.jwe" >"$D/third.json" && cmp -s "$D/answer.json" "$
 keyd doctor | show
 ok "version $LAST is active, everything still opens, doctor finds nothing"
 
+if [ "$BACKEND" = kms ]; then
+  step "A key of another kind: it signs, in KMS, and its self-test is a signature"
+  keyd keys create wise-assertion --partner wise --backend cloud --algorithm PS256 --canary off | show
+  signing() { keyd keys show wise-assertion --json | sed -n "/\"state\": \"$1\"/q0; \$q1"; }
+  await 40 signing announced || fail "no signing key"
+  SIGNS=$(keyd keys show wise-assertion --json | grep -o '"kid": "[^"]*"' | head -1 | cut -d'"' -f4)
+  keyd keys show "$SIGNS" --public | head -2 | show
+  keyd keys confirm "$SIGNS" --reason "handed over" --wait 20s >/dev/null
+  await 20 signing active || fail "the signing key is not active"
+  keyd backends list | show
+  keyd keys list | show
+  ok "made, tested, handed over by a person, as Wise has no call for it"
+fi
+
 step "The timeline"
 keyd status | show
 
@@ -143,6 +157,20 @@ if [ "$BACKEND" = hsm ]; then
   [ "$(grep -c 'Private Key Object' "$D/objects")" = 3 ] || fail "want exactly three private keys"
   [ "$(grep -c 'sensitive, always sensitive, never extractable, local' "$D/objects")" = 3 ] || fail "a key could leave the token"
   ok "three private keys, all generated there, none extractable"
+fi
+
+if [ "$BACKEND" = kms ]; then
+  step "A third party's view of KMS (curl)"
+  kms() { curl -fsS "$(cat "$D/kms.addr")" -H 'Content-Type: application/x-amz-json-1.1' -H "X-Amz-Target: TrentService.$1" -H 'X-Amz-Date: 20260101T000000Z' \
+    -H "Authorization: AWS4-HMAC-SHA256 Credential=A/20260101/eu-central-1/kms/aws4_request, SignedHeaders=host;x-amz-date;x-amz-target, Signature=$(printf '0%.0s' $(seq 64))" -d "$2"; }
+  kms ListAliases '{}' | grep -o 'alias/keyd/demo/[^"]*' | sort -u >"$D/aliases"
+  while read -r alias; do
+    kms DescribeKey "{\"KeyId\":\"$alias\"}" | grep -oE '"(KeySpec|KeyUsage|KeyState|Origin)":"[^"]*"' | tr -d '"' | tr '\n' ' '; echo "$alias"
+  done <"$D/aliases" >"$D/objects"
+  show <"$D/objects"
+  [ "$(grep -c 'KeyUsage:ENCRYPT_DECRYPT' "$D/objects")" = 3 ] && [ "$(grep -c 'KeyUsage:SIGN_VERIFY' "$D/objects")" = 1 ] || fail "want three keys that decrypt and one that signs"
+  [ "$(grep -c 'Origin:AWS_KMS' "$D/objects")" = 4 ] || fail "a key was not made in KMS"
+  ok "four keys, all made in KMS, which has no call that returns a private one"
 fi
 
 printf '\n%sEvery step did what it says.%s (%d seconds)\n' "$bold" "$off" "$SECONDS"
