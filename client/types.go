@@ -173,7 +173,10 @@ type PartnerKey struct {
 
 // Sealed is the JSON answer of encrypt.
 type Sealed struct {
-	JWE     string            `json:"jwe"`
+	// JWE is the envelope, where all of the request is sealed.
+	JWE string `json:"jwe,omitempty"`
+	// Body is what to send, where that is not the envelope itself.
+	Body    string            `json:"body,omitempty"`
 	Headers map[string]string `json:"headers"`               // to send with it
 	KID     string            `json:"kid,omitempty"`         // our active version
 	KeyID   string            `json:"partner_key,omitempty"` // theirs: id or fingerprint

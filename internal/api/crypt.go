@@ -1,13 +1,11 @@
 package api
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"keyd/client"
-	"keyd/internal/audit"
 )
 
 // exchangeHeader names the exchange that a sealed request began.
@@ -23,16 +21,25 @@ func (s *Server) decrypt(x *visit) error {
 	if err != nil {
 		return err
 	}
-	open := s.cfg.Opener.Open
-	if id := x.query.Get("exchange"); x.query.Has("exchange") {
-		open = func(ctx context.Context, actor audit.Actor, partner string, compact []byte) (*Opened, error) {
-			return s.cfg.Opener.OpenReply(ctx, actor, partner, id, compact)
+	switch {
+	case x.query.Has("field") || x.query.Has("field_json"):
+		return s.decryptFields(x, p)
+	case x.query.Has("exchange"):
+		opened, err := s.cfg.Opener.OpenReply(x.r.Context(), x.actor, p.Name, x.query.Get("exchange"), x.body)
+		if err != nil {
+			return err
 		}
+		return x.plaintext(opened[0])
 	}
-	opened, err := open(x.r.Context(), x.actor, p.Name, x.body)
+	opened, err := s.cfg.Opener.Open(x.r.Context(), x.actor, p.Name, x.body)
 	if err != nil {
 		return err
 	}
+	return x.plaintext(opened)
+}
+
+// plaintext answers with what an envelope held, and wipes it.
+func (x *visit) plaintext(opened *Opened) error {
 	defer clear(opened.Plaintext)
 	h := x.w.Header()
 	if opened.KID != "" {
@@ -54,7 +61,7 @@ func (s *Server) encrypt(x *visit) error {
 		return err
 	}
 	var sealed *client.Sealed
-	w, err := x.readSealing(p)
+	w, err := x.readSealing(s, p)
 	if err == nil {
 		sealed, err = s.seal(x.r.Context(), x.actor, p, w)
 	}
@@ -73,6 +80,10 @@ func (s *Server) encrypt(x *visit) error {
 		h.Set(exchangeHeader, sealed.Exchange.ID)
 	}
 	h.Set("Keyd-Partner-Key", sealed.KeyID)
+	if sealed.Body != "" {
+		x.respond(http.StatusOK, "application/json", []byte(sealed.Body))
+		return nil
+	}
 	x.respond(http.StatusOK, "application/jose+json", []byte(sealed.JWE))
 	return nil
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"time"
@@ -54,6 +55,22 @@ func (o *Opener) BeginDirect(ctx context.Context, actor audit.Actor, partner, ba
 	return ticket, o.began(ctx, actor, partner, ticket)
 }
 
+// BeginEphemeral begins the exchange of a request whose reply is sealed to a key
+// made for it, and returns the public half.
+func (o *Opener) BeginEphemeral(ctx context.Context, actor audit.Actor, p *Partner, curve string) (exchange.Ticket, *ecdh.PublicKey, error) {
+	ticket, public, err := o.exchanges.Ephemeral(exchange.Owner{Partner: p.Name, UID: actor.UID}, curve, p.Algs, p.Encs)
+	if err != nil {
+		o.cfg.Meters.exchanged(p.Name, exchange.Ephemeral, "refused")
+		return exchange.Ticket{}, nil, holdFailure(err)
+	}
+	return ticket, public, o.began(ctx, actor, p.Name, ticket)
+}
+
+// Drop ends an exchange whose request does not leave after all.
+func (o *Opener) Drop(ctx context.Context, actor audit.Actor, partner, id string) {
+	o.exchanges.Drop(ctx, exchange.Owner{Partner: partner, UID: actor.UID}, id)
+}
+
 // holdFailure tells a fault of the backend's own.
 func holdFailure(err error) error {
 	if errors.Is(err, exchange.ErrFull) {
@@ -77,7 +94,7 @@ func (o *Opener) began(ctx context.Context, actor audit.Actor, partner string, t
 		e.Detail["request"] = id
 	}
 	if err := o.audit.Record(context.WithoutCancel(ctx), e); err != nil {
-		o.exchanges.Drop(ctx, exchange.Owner{Partner: partner, UID: actor.UID}, ticket.ID)
+		o.Drop(ctx, actor, partner, ticket.ID)
 		return fmt.Errorf("%w: %w", ErrAudit, err)
 	}
 	return nil
@@ -100,36 +117,45 @@ func (o *Opener) exchangeOver(over exchange.Ended) {
 	}
 }
 
-// OpenReply opens the reply of an exchange, which is over with it. Whatever
+// OpenReply opens the reply of an exchange, which is over with it: an envelope
+// or, of a reply whose values are sealed each by itself, all of them. Whatever
 // comes of it is recorded first, as in Open.
-func (o *Opener) OpenReply(ctx context.Context, actor audit.Actor, partner, id string, compact []byte) (*Opened, error) {
+func (o *Opener) OpenReply(ctx context.Context, actor audit.Actor, partner, id string, compacts ...[]byte) ([]*Opened, error) {
 	start := time.Now()
 	a := o.attempt(partner)
 	a.exchange = id
-	opened, err := o.openReply(ctx, actor, &a, compact)
+	opened, err := o.openReply(ctx, actor, &a, compacts)
 	if recorded := o.record(ctx, actor, &a, err); recorded != nil {
-		if opened != nil {
-			clear(opened.Plaintext)
-		}
+		wipe(opened)
 		err = recorded
 	}
 	o.cfg.Meters.opened(&a, err, time.Since(start))
 	if err != nil {
 		return nil, err
 	}
-	return &Opened{Plaintext: opened.Plaintext, Level: opened.Level}, nil
+	return opened, nil
 }
 
-func (o *Opener) openReply(ctx context.Context, actor audit.Actor, a *attempt, compact []byte) (*boundary.Opened, error) {
+func wipe(all []*Opened) {
+	for _, opened := range all {
+		clear(opened.Plaintext)
+	}
+}
+
+func (o *Opener) openReply(ctx context.Context, actor audit.Actor, a *attempt, compacts [][]byte) ([]*Opened, error) {
 	if a.partner == "" {
 		return nil, fmt.Errorf("%w: no such partner", errNotFound)
 	}
-	opened, _, err := o.exchanges.Open(ctx, exchange.Owner{Partner: a.partner, UID: actor.UID}, a.exchange, compact, o.cfg.MaxEnvelope)
+	opened, err := o.exchanges.Open(ctx, exchange.Owner{Partner: a.partner, UID: actor.UID}, a.exchange, o.cfg.MaxEnvelope, compacts...)
 	a.spent = err == nil || errors.Is(err, boundary.ErrOpen)
 	switch {
 	case err == nil:
-		a.level, a.inToken = opened.Level, opened.InToken
-		return opened, nil
+		all := make([]*Opened, 0, len(opened))
+		for _, one := range opened {
+			a.level, a.inToken = one.Level, a.inToken+one.InToken
+			all = append(all, &Opened{Plaintext: one.Plaintext, Level: one.Level})
+		}
+		return all, nil
 	case errors.Is(err, jwe.ErrAlgorithm):
 		return nil, fmt.Errorf("%w: %w", errOtherReply, err)
 	case errors.Is(err, jwe.ErrMalformed), errors.Is(err, jwe.ErrTooLarge), errors.Is(err, exchange.ErrUnknown), errors.Is(err, exchange.ErrLost):

@@ -26,6 +26,8 @@ type Backend interface {
 type Versions interface {
 	Version(kid string) (registry.Version, error)
 	Key(name string) (registry.Key, error)
+	Keys() []registry.Key
+	Versions(key string) []registry.Version
 	TouchOpened(kid string, at time.Time)
 }
 
@@ -59,6 +61,7 @@ type Opener struct {
 	audit     *trail
 	refused   *refusals
 	policies  map[string]jwe.Policy // by partner
+	partners  map[string]*Partner
 	exchanges *exchange.Table
 }
 
@@ -75,12 +78,13 @@ func NewOpener(cfg OpenerConfig) (*Opener, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}}
+	o := &Opener{cfg: cfg, audit: &trail{AuditLog: cfg.Audit}, policies: map[string]jwe.Policy{}, partners: map[string]*Partner{}}
 	if err := o.keepExchanges(); err != nil {
 		return nil, err
 	}
 	o.refused = newRefusals(o.writeRefusal)
-	for _, p := range cfg.Partners {
+	for i, p := range cfg.Partners {
+		o.partners[p.Name] = &cfg.Partners[i]
 		o.policies[p.Name] = jwe.Policy{Algs: slices.Clone(p.Algs), Encs: slices.Clone(p.Encs), MaxSize: cfg.MaxEnvelope}
 	}
 	return o, nil
@@ -169,7 +173,8 @@ func (o *Opener) attempt(partner string) attempt {
 	return attempt{partner: partner}
 }
 
-// openKept opens an envelope with the private key that its kid names.
+// openKept opens an envelope with a private key of ours: the one that its kid
+// names or, where the partner names none, one of a few.
 func (o *Opener) openKept(ctx context.Context, a *attempt, compact []byte) (*boundary.Opened, error) {
 	policy, ok := o.policies[a.partner]
 	if !ok {
@@ -180,6 +185,15 @@ func (o *Opener) openKept(ctx context.Context, a *attempt, compact []byte) (*bou
 		return nil, neverAccepted(err)
 	}
 	a.kid = msg.KID
+	opened, err := o.openNamed(ctx, a, msg)
+	if tries := o.unnamed(a.partner, err); len(tries) > 0 {
+		return o.openUnnamed(ctx, a, msg, tries)
+	}
+	return opened, err
+}
+
+// openNamed opens an envelope with the private key of the version a.kid.
+func (o *Opener) openNamed(ctx context.Context, a *attempt, msg *jwe.Message) (*boundary.Opened, error) {
 	floor, err := o.find(a, msg)
 	if err != nil {
 		return nil, err

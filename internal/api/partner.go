@@ -1,9 +1,12 @@
 package api
 
 import (
+	"crypto"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"keyd/internal/boundary"
 	"keyd/internal/jwe"
@@ -14,21 +17,42 @@ type Partner struct {
 	Name string
 	Type string // "wise"
 
+	// Form is what is sealed of a request.
+	Form Form
 	// Seal and SealEnc are alg and enc of envelopes to it.
 	Seal    jwe.SealAlg
 	SealEnc string
 	// KID is whose key the kid in the JOSE header of a request names.
 	KID KIDOf
+	// URLInJOSE: the JOSE header of a request carries its path as url.
+	URLInJOSE bool
 
 	// Algs and Encs are accepted in envelopes from it; none: it seals nothing to
 	// us.
 	Algs, Encs []string
+	// Kidless is what is done with an envelope without a kid; ForeignKID takes
+	// one whose kid is none of ours for such.
+	Kidless    Kidless
+	ForeignKID bool
 	// Direct: there are endpoints whose reply comes under the content key of its
 	// request.
 	Direct bool
+	// KeyInBody: our public key travels in the body of a request, a standing one
+	// or one that is made for its reply.
+	KeyInBody bool
 
 	Remote Remote
 }
+
+// Form is what is sealed of a request.
+type Form string
+
+// What can be sealed of a request.
+const (
+	FormBody   Form = "body"   // all of it: the envelope is the body
+	FormMember Form = "member" // all of it: the envelope stands in a frame
+	FormFields Form = "fields" // values in a JSON body, each by itself
+)
 
 // KIDOf is whose key a kid names.
 type KIDOf string
@@ -48,6 +72,12 @@ type Remote interface {
 	GetHeaders(kid string) http.Header
 	// Endpoint says what is special about one of its endpoints.
 	Endpoint(method, path string) Endpoint
+	// Frame makes the body of a request of the envelope it carries, with
+	// FormMember. version is that of the partner's key.
+	Frame(envelope []byte, version int) ([]byte, error)
+	// PublicKey writes a public key of ours as JSON, as the partner wants it in a
+	// body, with KeyInBody. kid is "" for one that was made for a reply.
+	PublicKey(public crypto.PublicKey, kid string) (json.RawMessage, error)
 }
 
 // Endpoint is what is special about an endpoint of a partner.
@@ -56,10 +86,14 @@ type Endpoint struct {
 	Direct bool
 	// Header is what a request there needs besides.
 	Header http.Header
+	// Seal are JSON pointers of values that are to be sealed, with FormFields.
+	Seal []string
+	// PublicKey is where our public key goes, with KeyInBody; "" is nowhere.
+	PublicKey string
 }
 
 // hasExchanges reports whether a request to it can begin an exchange.
-func (p *Partner) hasExchanges() bool { return p.Direct }
+func (p *Partner) hasExchanges() bool { return p.Direct || p.KeyInBody }
 
 func (p *Partner) check() error {
 	var problems []error
@@ -70,7 +104,10 @@ func (p *Partner) check() error {
 	}
 	wrong(p.Name == "", "no name given")
 	wrong(p.Remote == nil, "no remote given")
+	wrong(p.Form != FormBody && p.Form != FormMember && p.Form != FormFields, "a form of %q", p.Form)
+	wrong(!slices.Contains(jwe.SealAlgs, p.Seal), "alg %q is none to seal with", p.Seal)
 	wrong(p.KID != KIDOurs && p.KID != KIDTheirs && p.KID != KIDNone, "a kid of %q, want ours, theirs or none", p.KID)
+	wrong(!slices.Contains([]Kidless{"", KidlessRefuse, KidlessActive, KidlessAny}, p.Kidless), "kidless %q, want refuse, active or any-open", p.Kidless)
 	wrong((len(p.Algs) == 0) != (len(p.Encs) == 0), "algs without encs, or the reverse")
 	for _, alg := range p.Algs {
 		wrong(boundary.KeyAlgorithm(alg) == "", "alg %q is none that is opened", alg)

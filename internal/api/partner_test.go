@@ -6,6 +6,9 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -70,7 +73,26 @@ func (remote) Headers(kid string) http.Header {
 
 func (remote) GetHeaders(kid string) http.Header { return http.Header{"X-Key": {kid}} }
 
+func (remote) Frame(envelope []byte, version int) ([]byte, error) {
+	return fmt.Appendf(nil, `{"keyVersion":%d,"encryptedPayload":"%s"}`, version, envelope), nil
+}
+
+// PublicKey is base64 of DER, with the kid beside it.
+func (remote) PublicKey(public crypto.PublicKey, kid string) (json.RawMessage, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(map[string]any{"spki": der, "kid": kid})
+}
+
 func (remote) Endpoint(_, path string) api.Endpoint {
+	switch {
+	case strings.HasSuffix(path, "/search-by-pan"):
+		return api.Endpoint{Seal: []string{"/encryptedPAN"}, PublicKey: "/publicKey"}
+	case strings.HasSuffix(path, "/card-tokens"):
+		return api.Endpoint{Seal: []string{"/encryptedPAN"}}
+	}
 	if strings.HasSuffix(path, "/pin") {
 		return api.Endpoint{Direct: true, Header: http.Header{"Content-Encoding": {"identity"}}}
 	}

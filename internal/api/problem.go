@@ -13,6 +13,7 @@ import (
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
 	"keyd/internal/exchange"
+	"keyd/internal/field"
 	"keyd/internal/jwe"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
@@ -50,6 +51,8 @@ var (
 	errNever = errors.New("the envelope asks for an algorithm that is not allowed")
 	// errOtherReply: the envelope is of another kind than the exchange's replies.
 	errOtherReply = errors.New("not a reply of this exchange")
+	// errNotText: what an envelope held cannot stand where it was to be put.
+	errNotText = errors.New("what was sealed cannot stand in JSON")
 )
 
 // What an Opener refuses an envelope with, besides the errors of jwe, boundary
@@ -128,6 +131,7 @@ var kinds = []kind{
 	// RFC 7516 §11.5: one answer whatever the reason, so nothing of the error's
 	// own text.
 	{err: boundary.ErrOpen, status: 422, code: "open_failed", title: "The envelope does not open", hint: "it was sealed to another key, or changed on the way"},
+	{err: errNotText, status: 422, code: "not_text", title: "What was sealed cannot stand in JSON", hint: "open that envelope by itself; field puts back a string, field_json a JSON value", detail: true},
 	{err: ErrBackend, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd doctor says why", retry: 5 * time.Second},
 
 	{err: errNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
@@ -148,6 +152,10 @@ var kinds = []kind{
 	{err: boundary.ErrNoKey, status: 404, code: "no_key", title: "The backend holds no such key", detail: true},
 	{err: boundary.ErrAmbiguous, status: 409, code: "ambiguous", title: "More than one key matches", hint: "give the CKA_ID in hex", detail: true},
 	{err: boundary.ErrUnsupported, status: 409, code: "unsupported", title: "The backend cannot do that", detail: true},
+	{err: field.ErrPointer, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
+	{err: field.ErrDocument, status: 400, code: "bad_request", title: "The request cannot be understood", hint: "with field the body is a JSON document", detail: true},
+	{err: field.ErrMissing, status: 400, code: "bad_request", title: "The request cannot be understood", hint: "field is a JSON pointer (RFC 6901), such as /card/pan", detail: true},
+	{err: field.ErrOverlap, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
 	{err: errBadRequest, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
 	{err: rotation.ErrInvalid, status: 400, code: "bad_request", title: "Not a usable request", detail: true},
 	{err: registry.ErrInvalid, status: 400, code: "bad_request", title: "Not a valid value", detail: true},

@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// repeatable are the parameters that may stand more than once.
+var repeatable = []string{"field", "field_json"}
+
 // readQuery takes no parameter that the route does not know: a misspelled
 // dry_run must not become the real thing.
 func (x *visit) readQuery() error {
@@ -22,7 +25,7 @@ func (x *visit) readQuery() error {
 		if !slices.Contains(x.route.query, name) {
 			return fmt.Errorf("%w: no parameter %+.32q is known here", errBadRequest, name)
 		}
-		if len(values) != 1 {
+		if len(values) != 1 && !slices.Contains(repeatable, name) {
 			return fmt.Errorf("%w: the parameter %s stands %d times", errBadRequest, name, len(values))
 		}
 	}

@@ -41,6 +41,7 @@ type setup struct {
 	opener  api.OpenerConfig
 	backend api.Backend
 	audit   api.AuditLog
+	engine  map[string]rotation.Partner // those beside wise and venly
 }
 
 // rig is a whole daemon but for its token and its partner: real registry,
@@ -91,12 +92,13 @@ func newRig(t testing.TB, changes ...func(*setup)) *rig {
 	s.cfg = api.Config{Instance: "test", Version: client.VersionInfo{Version: "v1.2.3", Go: "go1.26", Schema: registry.SchemaVersion},
 		Client: api.Socket{Path: r.path("keyd.sock"), Mode: 0o600}, Admin: api.Socket{Path: r.path("admin.sock"), Mode: 0o600},
 		Metrics: "127.0.0.1:0", Rules: everybody(), AuditPath: r.path("audit.jsonl"), MaxPlaintext: 32 << 10}
+	s.engine = map[string]rotation.Partner{"wise": {Announcer: r.partner, KeySource: r.partner}, "venly": {}}
 	for _, change := range changes {
 		change(s)
 	}
 	r.engine, err = rotation.New(rotation.Config{Registry: r.reg, Audit: auditor{s.audit}, Instance: "test", Logger: logger,
 		Backends: map[string]rotation.Backend{backendName: &backendtest.KMS{Memory: r.token}},
-		Partners: map[string]rotation.Partner{"wise": {Announcer: r.partner, KeySource: r.partner}, "venly": {}}})
+		Partners: s.engine})
 	check(t, err)
 	s.opener.Registry, s.opener.Audit, s.opener.Meters, s.opener.Logger = r.reg, s.audit, r.meters, logger
 	s.opener.Backends = map[string]api.Backend{backendName: s.backend}
@@ -132,7 +134,7 @@ func (r *rig) serve() {
 }
 
 func facts(name string) api.Partner {
-	return api.Partner{Name: name, Type: "wise", Algs: []string{boundary.RSAOAEP256}, Encs: []string{enc}, Seal: jwe.SealRSAOAEP256, SealEnc: enc,
+	return api.Partner{Name: name, Type: "wise", Form: api.FormBody, URLInJOSE: true, Algs: []string{boundary.RSAOAEP256}, Encs: []string{enc}, Seal: jwe.SealRSAOAEP256, SealEnc: enc,
 		KID: api.KIDOurs, Direct: true, Remote: remote{}}
 }
 

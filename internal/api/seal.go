@@ -2,103 +2,177 @@ package api
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdh"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
-	"time"
 
 	"keyd/client"
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
+	"keyd/internal/exchange"
+	"keyd/internal/field"
 	"keyd/internal/jwe"
 	"keyd/internal/registry"
-	"keyd/internal/rotation"
 )
-
-// refetchEvery is how often callers can make keyd fetch a partner's key afresh:
-// a partner that has trouble must not get a call for each request it refuses.
-const refetchEvery = 30 * time.Second
 
 // sealing is what is to be sealed to a partner, and how.
 type sealing struct {
 	plaintext []byte
-	url       string // path of the request; "" leaves it out
+	path      string // of the request; "" is not said
 	refetch   bool   // the partner's key is fetched afresh first
 	direct    bool   // the reply comes under the content key of the request
+	ephemeral bool   // the reply comes under a key that is made for it
+	fields    []field.Pointer
+	keyAt     field.Pointer // where our public key goes; the zero Pointer is nowhere
 }
 
-// readSealing reads what a caller asks for. Where the reply of an endpoint may
-// come under the request's own key, that key is kept, unless the caller says
-// otherwise.
-func (x *visit) readSealing(p *Partner) (w sealing, err error) {
-	w.plaintext = x.body
-	if len(x.body) == 0 {
-		return w, fmt.Errorf("%w: the body is empty, there is nothing to seal", errBadRequest)
-	}
-	if w.refetch, err = x.flag("refetch"); err != nil {
-		return w, err
-	}
-	if w.url, err = x.sealedPath(); err != nil {
-		return w, err
-	}
-	if w.direct, err = x.flag("direct"); err != nil {
-		return w, err
-	}
-	if !x.query.Has("direct") && w.url != "" {
-		w.direct = p.Remote.Endpoint(http.MethodPost, w.url).Direct
-	}
-	if w.direct && !p.Direct {
-		return w, fmt.Errorf("%w: direct: no reply of partner %s comes under the key of its request", errBadRequest, p.Name)
-	}
-	return w, nil
+// sealer seals one request.
+type sealer struct {
+	*Server
+	ctx    context.Context //nolint:containedctx // it lives as long as the request
+	actor  audit.Actor
+	p      *Partner
+	want   sealing
+	ours   registry.Version // the active one of ours; none has no KID
+	theirs registry.PartnerKey
+	public crypto.PublicKey // theirs
+	out    *client.Sealed
 }
 
 // seal seals a request to a partner.
-func (s *Server) seal(ctx context.Context, actor audit.Actor, p *Partner, w sealing) (*client.Sealed, error) {
-	kid, err := s.activeKID(p.Name)
-	if err != nil {
+func (s *Server) seal(ctx context.Context, actor audit.Actor, p *Partner, want sealing) (*client.Sealed, error) {
+	l := &sealer{Server: s, ctx: ctx, actor: actor, p: p, want: want}
+	if err := l.keys(); err != nil {
 		return nil, err
 	}
-	pk, err := s.partnerKey(ctx, actor, p.Name, w.refetch)
-	if err != nil {
+	l.out = &client.Sealed{Headers: plain(p.headers(l.ours.KID, want.path)), KID: l.ours.KID, KeyID: l.theirs.ID}
+	if l.out.KeyID == "" {
+		l.out.KeyID = l.theirs.Fingerprint
+	}
+	form := l.whole
+	if p.Form == FormFields {
+		form = l.values
+	}
+	if err := form(); err != nil {
+		if l.out.Exchange != nil { // nobody will ask for its reply
+			s.cfg.Opener.Drop(ctx, actor, p.Name, l.out.Exchange.ID)
+		}
 		return nil, err
 	}
-	header := jwe.SealHeader{Alg: p.Seal, Enc: p.SealEnc, URL: w.url, KID: map[KIDOf]string{KIDOurs: kid, KIDTheirs: pk.ID}[p.KID]}
-	compact, cek, err := sealTo(pk, header, w.plaintext)
-	defer clear(cek)
-	if err != nil {
-		return nil, err
-	}
-	sealed := &client.Sealed{JWE: compact, Headers: plain(p.headers(kid, w.url)), KID: kid, KeyID: pk.ID}
-	if sealed.KeyID == "" {
-		sealed.KeyID = pk.Fingerprint
-	}
-	if !w.direct {
-		return sealed, nil
-	}
-	ticket, err := s.cfg.Opener.BeginDirect(ctx, actor, p.Name, s.home(p.Name), p.SealEnc, cek)
-	if err != nil {
-		return nil, err
-	}
-	sealed.Exchange = &client.Exchange{ID: ticket.ID, Kind: ticket.Kind, ExpiresAt: ticket.Expires}
-	return sealed, nil
+	return l.out, nil
 }
 
-// sealTo seals to a partner's stored key. The caller wipes the content key.
-func sealTo(pk registry.PartnerKey, header jwe.SealHeader, plaintext []byte) (compact string, cek []byte, err error) {
-	public, err := boundary.ParsePublic(pk.Public)
-	if err != nil {
-		return "", nil, fmt.Errorf("reading the stored public key of %s: %w", pk.Partner, err)
+// keys looks up ours and theirs.
+func (l *sealer) keys() (err error) {
+	if l.ours, err = l.activeVersion(l.p.Name); err != nil && !l.want.ephemeral {
+		return err
 	}
-	compact, cek, err = jwe.SealKeeping(public, header, plaintext)
+	if l.theirs, err = l.partnerKey(l.ctx, l.actor, l.p.Name, l.want.refetch); err != nil {
+		return err
+	}
+	if l.public, err = boundary.ParsePublic(l.theirs.Public); err != nil {
+		return fmt.Errorf("reading the stored public key of %s: %w", l.p.Name, err)
+	}
+	return nil
+}
+
+// whole seals all of the body.
+func (l *sealer) whole() error {
+	compact, cek, err := l.envelope(l.want.plaintext)
+	defer clear(cek)
+	if err != nil {
+		return err
+	}
+	l.out.JWE = compact
+	if l.p.Form == FormMember {
+		body, err := l.p.Remote.Frame([]byte(compact), l.theirs.Version)
+		if err != nil {
+			return fmt.Errorf("framing an envelope for %s: %w", l.p.Name, err)
+		}
+		l.out.Body = string(body)
+	}
+	if !l.want.direct {
+		return nil
+	}
+	ticket, err := l.cfg.Opener.BeginDirect(l.ctx, l.actor, l.p.Name, l.home(l.p.Name), l.p.SealEnc, cek)
+	l.began(ticket)
+	return err
+}
+
+// values seals values of a JSON body, each by itself, and puts our public key
+// where it belongs.
+func (l *sealer) values() error {
+	doc, err := field.Parse(l.want.plaintext)
+	if err != nil {
+		return err
+	}
+	edits, err := sealFields(doc, l.want.fields, func(plaintext []byte) (string, error) {
+		compact, cek, err := l.envelope(plaintext)
+		clear(cek)
+		return compact, err
+	})
+	if err != nil {
+		return err
+	}
+	if !l.want.keyAt.Whole() {
+		key, err := l.ourKey()
+		if err != nil {
+			return err
+		}
+		edits = append(edits, field.Edit{At: l.want.keyAt, JSON: key, Add: true})
+	}
+	body, err := doc.Apply(edits)
+	defer clear(body)
+	l.out.Body = string(body)
+	return err
+}
+
+// envelope seals one plaintext. The caller wipes the content key.
+func (l *sealer) envelope(plaintext []byte) (compact string, cek []byte, err error) {
+	header := jwe.SealHeader{Alg: l.p.Seal, Enc: l.p.SealEnc, KID: map[KIDOf]string{KIDOurs: l.ours.KID, KIDTheirs: l.theirs.ID}[l.p.KID]}
+	if l.p.URLInJOSE {
+		header.URL = l.want.path
+	}
+	compact, cek, err = jwe.SealKeeping(l.public, header, plaintext)
 	switch {
 	case errors.Is(err, jwe.ErrTooLarge):
 		return "", nil, fmt.Errorf("%w: the url is too long for a JOSE header", errBadRequest)
 	case errors.Is(err, jwe.ErrAlgorithm):
-		return "", nil, fmt.Errorf("%w: %s cannot be used with the public key of %s: %v", errPartner, header.Alg, pk.Partner, err) //nolint:errorlint // it is no envelope that is refused
+		return "", nil, fmt.Errorf("%w: %s with the public key of %s: %v", errPartner, header.Alg, l.p.Name, err) //nolint:errorlint // it is no envelope that is refused
 	}
 	return compact, cek, err
+}
+
+// ourKey is the public key that the reply is to be sealed to, as JSON: the
+// active version's, or one made for it alone.
+func (l *sealer) ourKey() (json.RawMessage, error) {
+	if !l.want.ephemeral {
+		public, err := boundary.ParsePublic(l.ours.Public)
+		if err != nil {
+			return nil, fmt.Errorf("reading the public key of version %s: %w", l.ours.KID, err)
+		}
+		return l.p.Remote.PublicKey(public, l.ours.KID)
+	}
+	curve := boundary.Curves[0]
+	if theirs, ok := l.public.(*ecdh.PublicKey); ok {
+		curve = fmt.Sprint(theirs.Curve())
+	}
+	ticket, public, err := l.cfg.Opener.BeginEphemeral(l.ctx, l.actor, l.p, curve)
+	l.began(ticket)
+	if err != nil {
+		return nil, err
+	}
+	return l.p.Remote.PublicKey(public, "")
+}
+
+func (l *sealer) began(ticket exchange.Ticket) {
+	if ticket.ID != "" {
+		l.out.Exchange = &client.Exchange{ID: ticket.ID, Kind: ticket.Kind, ExpiresAt: ticket.Expires}
+	}
 }
 
 // headers are those of a request with a sealed body to a path; "" is any.
@@ -110,9 +184,9 @@ func (p *Partner) headers(kid, path string) http.Header {
 	return h
 }
 
-// activeKID is the version that requests to a partner name. A partner without a
+// activeVersion is the one that requests to a partner name. A partner without a
 // key of ours, which sends us nothing sealed, has none.
-func (s *Server) activeKID(partner string) (string, error) {
+func (s *Server) activeVersion(partner string) (registry.Version, error) {
 	mine := false
 	for _, key := range s.cfg.Registry.Keys() {
 		if key.Partner != partner || key.Algorithm == boundary.PS256 {
@@ -120,13 +194,22 @@ func (s *Server) activeKID(partner string) (string, error) {
 		}
 		mine = true
 		if v, ok := active(s.cfg.Registry.Versions(key.Name)); ok {
-			return v.KID, nil
+			return v, nil
 		}
 	}
 	if mine {
-		return "", fmt.Errorf("partner %s: %w", partner, errNoActive)
+		return registry.Version{}, fmt.Errorf("partner %s: %w", partner, errNoActive)
 	}
-	return "", nil
+	return registry.Version{}, nil
+}
+
+func active(versions []registry.Version) (registry.Version, bool) {
+	for _, v := range versions {
+		if v.State == registry.Active {
+			return v, true
+		}
+	}
+	return registry.Version{}, false
 }
 
 // home is the backend in which a partner's exchanges are kept: where its key
@@ -142,33 +225,4 @@ func (s *Server) home(partner string) (backend string) {
 		}
 	}
 	return backend
-}
-
-func active(versions []registry.Version) (registry.Version, bool) {
-	for _, v := range versions {
-		if v.State == registry.Active {
-			return v, true
-		}
-	}
-	return registry.Version{}, false
-}
-
-// partnerKey is the public key to seal to. The caller may say that the partner
-// refused the last envelope, which may mean that it has another key by now.
-func (s *Server) partnerKey(ctx context.Context, actor audit.Actor, partner string, refetch bool) (registry.PartnerKey, error) {
-	if refetch && s.refetch.may(partner, time.Now()) {
-		pk, _, err := s.cfg.Engine.RefreshPartnerKey(ctx, actor, partner)
-		return pk, partnerFailure(ctx, err)
-	}
-	pk, err := s.cfg.Engine.PartnerKey(ctx, partner)
-	return pk, partnerFailure(ctx, err)
-}
-
-// partnerFailure tells what a partner did wrong from what we did.
-func partnerFailure(ctx context.Context, err error) error {
-	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, rotation.ErrAudit), errors.Is(err, rotation.ErrNoPartner), errors.Is(err, rotation.ErrNoPartnerKey):
-		return err
-	}
-	return fmt.Errorf("%w: %w", errPartner, err)
 }

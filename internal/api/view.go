@@ -78,10 +78,8 @@ func partnerKeyView(pk registry.PartnerKey) *client.PartnerKey {
 // partnerView is what a caller needs to talk to a partner. While no version is
 // active the headers name none.
 func (s *Server) partnerView(p *Partner) client.Partner {
-	kid, err := s.activeKID(p.Name)
-	if err != nil {
-		kid = ""
-	}
+	ours, _ := s.activeVersion(p.Name) // none has no kid
+	kid := ours.KID
 	view := client.Partner{Name: p.Name, Type: p.Type, ActiveKID: kid, Encs: p.Encs,
 		Headers: plain(p.Remote.Headers(kid)), GetHeaders: plain(p.Remote.GetHeaders(kid))}
 	if pk, err := s.cfg.Registry.PartnerKey(p.Name); err == nil {

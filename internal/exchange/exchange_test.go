@@ -50,8 +50,8 @@ func TestTheTicketSaysWhereTheKeyIsAndForHowLong(t *testing.T) {
 			if ticket.Held != want || ticket.Kind != exchange.Direct || !ticket.Expires.Equal(time.Now().Add(ttl)) || len(ticket.ID) != 41 {
 				t.Errorf("got %+v, held at %q", ticket, want)
 			}
-			got, _, err := tab.Open(t.Context(), owner, ticket.ID, reply(t, cek, boundary.A256GCM, "x"), most)
-			if err != nil || want == exchange.Host && got.Level != exchange.Host || want == "" && !got.Level.AtLeast("") {
+			got, err := tab.Open(t.Context(), owner, ticket.ID, most, reply(t, cek, boundary.A256GCM, "x"))
+			if err != nil || want == exchange.Host && got[0].Level != exchange.Host || want == "" && !got[0].Level.AtLeast("") {
 				t.Errorf("opened at %+v, %v", got, err)
 			}
 		}
@@ -179,9 +179,9 @@ func TestOfManyAtTheSameTimeOneGetsTheReply(t *testing.T) {
 		var all sync.WaitGroup
 		for range 20 {
 			all.Go(func() {
-				opened, _, err := tab.Open(t.Context(), owner, ticket.ID, compact, most)
+				opened, err := tab.Open(t.Context(), owner, ticket.ID, most, compact)
 				switch {
-				case err == nil && string(opened.Plaintext) == "x":
+				case err == nil && string(opened[0].Plaintext) == "x":
 					got.Add(1)
 				case !errors.Is(err, exchange.ErrUnknown):
 					t.Errorf("got %v, %v", opened, err)
@@ -201,11 +201,11 @@ func TestWhoeverWaitsForATurnCanGiveUp(t *testing.T) {
 		token := &slow{Holder: memoryToken(), takes: time.Minute}
 		ticket, cek := tab.seal(owner, token, boundary.A256GCM)
 		compact := reply(t, cek, boundary.A256GCM, "x")
-		go func() { _, _, _ = tab.Open(context.Background(), owner, ticket.ID, compact, most) }()
+		go func() { _, _ = tab.Open(context.Background(), owner, ticket.ID, most, compact) }()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, _, err := tab.Open(ctx, owner, ticket.ID, compact, most); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := tab.Open(ctx, owner, ticket.ID, most, compact); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -225,7 +225,7 @@ func TestAFewRepliesThatDoNotOpenEndAnExchange(t *testing.T) {
 				tab.refuses(owner, ticket.ID, sealed(t, rsaKey, boundary.A256GCM, "x"), jwe.ErrAlgorithm)
 				tab.refuses(owner, ticket.ID, reply(t, make([]byte, 16), boundary.A128GCM, "x"), jwe.ErrAlgorithm)
 			}
-			if _, _, err := tab.Open(t.Context(), owner, ticket.ID, good, 10); !errors.Is(err, jwe.ErrTooLarge) {
+			if _, err := tab.Open(t.Context(), owner, ticket.ID, 10, good); !errors.Is(err, jwe.ErrTooLarge) {
 				t.Errorf("more than is allowed: %v", err)
 			}
 			bad := reply(t, make([]byte, 32), boundary.A256GCM, "x")
@@ -283,6 +283,32 @@ func TestAReplyToAKeyMadeForItOpensOnce(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A reply may hold several values that are sealed each by itself.
+func TestSeveralEnvelopesOfOneReplyOpenTogetherOrNotAtAll(t *testing.T) {
+	tab := newTable(t)
+	token := &slow{Holder: memoryToken()}
+	ticket, cek := tab.seal(owner, token, boundary.A256GCM)
+	one, two := reply(t, cek, boundary.A256GCM, "one"), reply(t, cek, boundary.A256GCM, "two")
+	bad := reply(t, make([]byte, 32), boundary.A256GCM, "x")
+	if got, err := tab.Open(t.Context(), owner, ticket.ID, most, one, bad); got != nil || !errors.Is(err, boundary.ErrOpen) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if got, err := tab.Open(t.Context(), owner, ticket.ID, most, two, []byte("x")); got != nil || !errors.Is(err, jwe.ErrMalformed) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if got, err := tab.Open(t.Context(), owner, ticket.ID, most); got != nil || !errors.Is(err, jwe.ErrMalformed) {
+		t.Errorf("no envelope at all: got %v, %v", got, err)
+	}
+	if last := token.opened.Load(); bytes.Contains(last.Plaintext, []byte("two")) {
+		t.Error("what had opened was not wiped")
+	}
+	got, err := tab.Open(t.Context(), owner, ticket.ID, most, one, two)
+	if err != nil || len(got) != 2 || string(got[0].Plaintext)+string(got[1].Plaintext) != "onetwo" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	tab.refuses(owner, ticket.ID, one, exchange.ErrUnknown)
 }
 
 func TestAnEphemeralExchangeOpensNothingElse(t *testing.T) {
@@ -429,7 +455,7 @@ func TestStoppingDoesNotWaitForEver(t *testing.T) {
 		token := &slow{Holder: memoryToken(), takes: time.Hour}
 		ticket, cek := (&table{tab, t, over}).seal(owner, token, boundary.A256GCM)
 		go func() {
-			_, _, _ = tab.Open(context.Background(), owner, ticket.ID, reply(t, cek, boundary.A256GCM, "x"), most)
+			_, _ = tab.Open(context.Background(), owner, ticket.ID, most, reply(t, cek, boundary.A256GCM, "x"))
 		}()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)

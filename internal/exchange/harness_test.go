@@ -139,18 +139,17 @@ func answer(t testing.TB, public *ecdh.PublicKey, alg jwe.SealAlg, enc, text str
 	return []byte(compact)
 }
 
-func (tab *table) opens(owner exchange.Owner, id string, compact []byte, want string) exchange.Ticket {
+func (tab *table) opens(owner exchange.Owner, id string, compact []byte, want string) {
 	tab.t.Helper()
-	got, ticket, err := tab.Open(context.Background(), owner, id, compact, most)
-	if err != nil || string(got.Plaintext) != want {
+	got, err := tab.Open(context.Background(), owner, id, most, compact)
+	if err != nil || len(got) != 1 || string(got[0].Plaintext) != want {
 		tab.t.Fatalf("Open = %v, %v, want %q", got, err, want)
 	}
-	return ticket
 }
 
 func (tab *table) refuses(owner exchange.Owner, id string, compact []byte, want error) {
 	tab.t.Helper()
-	if got, _, err := tab.Open(context.Background(), owner, id, compact, most); got != nil || !errors.Is(err, want) {
+	if got, err := tab.Open(context.Background(), owner, id, most, compact); got != nil || !errors.Is(err, want) {
 		tab.t.Fatalf("Open = %v, %v, want %v", got, err, want)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"keyd/internal/boundary"
+	"keyd/internal/jwe"
 )
 
 const (
@@ -157,38 +158,39 @@ func (t *Table) unreserve(owner Owner) {
 	}
 }
 
-// Open opens the reply of an exchange, which is then over. A reply that is
-// refused in plain sight, or for which the backend has no time now, leaves it
-// open; so do the first few that do not open.
-func (t *Table) Open(ctx context.Context, owner Owner, id string, compact []byte, max int) (*boundary.Opened, Ticket, error) {
+// Open opens the reply of an exchange, which is then over: an envelope or, where
+// values of a reply are sealed each by itself, several, all of them or none. A
+// reply that is refused in plain sight, or for which the backend has no time
+// now, leaves the exchange open; so do the first few that do not open.
+func (t *Table) Open(ctx context.Context, owner Owner, id string, max int, compacts ...[]byte) ([]*boundary.Opened, error) {
 	e, err := t.find(owner, id)
 	if err != nil {
-		return nil, Ticket{}, err
+		return nil, err
 	}
 	select {
 	case <-e.turn:
 	case <-ctx.Done():
-		return nil, e.Ticket, ctx.Err()
+		return nil, ctx.Err()
 	}
-	opened, err := t.openOnce(ctx, e, compact, max)
+	opened, err := t.openOnce(ctx, e, max, compacts)
 	e.turn <- struct{}{}
-	return opened, e.Ticket, err
+	return opened, err
 }
 
 // openOnce has the turn.
-func (t *Table) openOnce(ctx context.Context, e *entry, compact []byte, max int) (*boundary.Opened, error) {
+func (t *Table) openOnce(ctx context.Context, e *entry, max int, compacts [][]byte) ([]*boundary.Opened, error) {
 	if !t.isOpen(e) {
 		return nil, ErrUnknown // somebody else's turn was its last
 	}
-	opened, err := e.secret.open(ctx, compact, max)
+	all, err := openAll(ctx, e.secret, max, compacts)
 	switch {
 	case err == nil:
 		if !t.take(e) { // its time ran out meanwhile
-			clear(opened.Plaintext)
+			wipe(all)
 			return nil, ErrUnknown
 		}
 		t.forget(ctx, e, Answered)
-		return opened, nil
+		return all, nil
 	case errors.Is(err, boundary.ErrNoKey):
 		if t.take(e) {
 			t.forget(ctx, e, Lost)
@@ -200,6 +202,28 @@ func (t *Table) openOnce(ctx context.Context, e *entry, compact []byte, max int)
 		}
 	}
 	return nil, err
+}
+
+func openAll(ctx context.Context, s secret, max int, compacts [][]byte) ([]*boundary.Opened, error) {
+	if len(compacts) == 0 {
+		return nil, fmt.Errorf("%w: no envelope", jwe.ErrMalformed)
+	}
+	all := make([]*boundary.Opened, 0, len(compacts))
+	for _, compact := range compacts {
+		opened, err := s.open(ctx, compact, max)
+		if err != nil {
+			wipe(all)
+			return nil, err
+		}
+		all = append(all, opened)
+	}
+	return all, nil
+}
+
+func wipe(all []*boundary.Opened) {
+	for _, opened := range all {
+		clear(opened.Plaintext)
+	}
 }
 
 // Drop ends an exchange whose request does not leave after all.

@@ -57,9 +57,9 @@ func (d *Document) find(p Pointer) (span, error) {
 		var err error
 		switch at, err = s.part(at, token); {
 		case errors.Is(err, errMissing):
-			return span{}, fmt.Errorf("%s: %w", p, ErrMissing)
+			return span{}, fmt.Errorf("%q: %w", p.String(), ErrMissing)
 		case err != nil:
-			return span{}, fmt.Errorf("%s: %w", p, err)
+			return span{}, fmt.Errorf("%q: %w", p.String(), err)
 		}
 	}
 	return at, nil
@@ -96,7 +96,7 @@ func (d *Document) Apply(edits []Edit) ([]byte, error) {
 	out, done := make([]byte, 0, size), 0
 	for i, s := range splices {
 		if s.start < done || i > 0 && s.start == splices[i-1].start {
-			return nil, fmt.Errorf("%s and %s: %w", splices[i-1].at, s.at, ErrOverlap)
+			return nil, fmt.Errorf("%q and %q: %w", splices[i-1].at.String(), s.at.String(), ErrOverlap)
 		}
 		out = append(append(out, d.text[done:s.start]...), s.with...)
 		done = s.end
