@@ -21,14 +21,11 @@ import (
 )
 
 // silent is a partner that needs no telling and asks for nothing special.
-type silent struct{}
+type silent struct{ api.Remote }
 
 func (silent) Announce(context.Context, string, crypto.PublicKey, time.Time, time.Time) error {
 	return nil
 }
-func (silent) Headers(string) http.Header           { return nil }
-func (silent) GetHeaders(string) http.Header        { return nil }
-func (silent) Endpoint(string, string) api.Endpoint { return api.Endpoint{} }
 
 // TestKeysInKMSOpenWhatIsSealedToThem takes a key of each kind that opens from
 // the engine to the opener, with KMS at the wire between, and holds the level
@@ -54,8 +51,8 @@ func TestKeysInKMSOpenWhatIsSealedToThem(t *testing.T) {
 	opener, err := api.NewOpener(api.OpenerConfig{Registry: reg, Backends: map[string]api.Backend{"cloud": backend}, Audit: trail,
 		Decrypts: api.AuditAll, MaxEnvelope: 1 << 16, Exchanges: api.ExchangeLimits{TTL: time.Minute, PerPartner: 1, PerUser: 1}, Meters: api.NewMetrics(), Logger: log,
 		Partners: []api.Partner{
-			{Name: "rsa", SealEnc: boundary.A256GCM, KID: api.KIDNone, Algs: []string{boundary.RSAOAEP256}, Encs: []string{boundary.A256GCM}, Remote: silent{}},
-			{Name: "ecdh", SealEnc: boundary.A256GCM, KID: api.KIDNone, Algs: []string{boundary.ECDHES, boundary.ECDHESA128KW, boundary.ECDHESA256KW},
+			{Name: "rsa", Form: api.FormBody, Seal: jwe.SealRSAOAEP256, SealEnc: boundary.A256GCM, KID: api.KIDNone, Algs: []string{boundary.RSAOAEP256}, Encs: []string{boundary.A256GCM}, Remote: silent{}},
+			{Name: "ecdh", Form: api.FormBody, Seal: jwe.SealECDHES, SealEnc: boundary.A256GCM, KID: api.KIDNone, Algs: []string{boundary.ECDHES, boundary.ECDHESA128KW, boundary.ECDHESA256KW},
 				Encs: []string{boundary.A256GCM, boundary.A128CBCHS256}, Remote: silent{}}}})
 	fatal(t, err)
 	for _, c := range []struct {

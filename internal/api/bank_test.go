@@ -110,4 +110,3 @@ func (r *rig) onCurve(states ...registry.State) registry.Version {
 	}
 	return r.now(kid)
 }
-

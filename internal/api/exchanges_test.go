@@ -244,4 +244,3 @@ func TestAnExchangeThatCannotBeRecordedIsNone(t *testing.T) {
 		t.Error("that its end could not be recorded is nowhere")
 	}
 }
-
