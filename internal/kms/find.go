@@ -120,15 +120,11 @@ func (b *Backend) list(ctx context.Context) ([]boundary.Found, error) {
 	byARN := map[string]boundary.Found{}
 	for _, a := range aliases {
 		name := deref(a.AliasName)
-		kid, ours := strings.CutPrefix(name, b.prefix)
-		if !ours || a.TargetKeyId == nil {
+		if !strings.HasPrefix(name, b.prefix) || a.TargetKeyId == nil {
 			continue
 		}
-		if !canonical.MatchString(kid) {
-			kid = ""
-		}
 		arn := strings.TrimSuffix(deref(a.AliasArn), name) + "key/" + *a.TargetKeyId
-		byARN[arn] = boundary.Found{Handle: arn, KID: kid, Label: name, Managed: true}
+		byARN[arn] = boundary.Found{Handle: arn, Label: name} // whose it is, its tags say
 	}
 	for _, s := range strays {
 		byARN[s.arn] = boundary.Found{Handle: s.arn, KID: s.kid, Managed: true}
@@ -141,9 +137,15 @@ func (b *Backend) list(ctx context.Context) ([]boundary.Found, error) {
 	return slices.DeleteFunc(found, func(f boundary.Found) bool { return f.Handle == "" }), nil
 }
 
-// look adds a key's public half, or blanks what is being deleted. A key that
-// stands there and does not show its public half is listed without it.
+// look adds whose a key is and its public half, or blanks what is being deleted.
+// A key that stands there and does not show its public half is listed without
+// it.
 func (b *Backend) look(ctx context.Context, f *boundary.Found) error {
+	if !f.Managed {
+		if err := b.whose(ctx, f); err != nil {
+			return err
+		}
+	}
 	public, out, err := b.public(ctx, f.Handle)
 	switch {
 	case err == nil:
@@ -153,8 +155,27 @@ func (b *Backend) look(ctx context.Context, f *boundary.Found) error {
 			Level: levels[can.algorithm()], Attributes: can.attributes()}
 	case errors.Is(err, boundary.ErrNoKey):
 		*f = boundary.Found{}
+	case !f.Managed && errors.Is(err, ErrDenied): // it is not for us to look at
 	case !errors.Is(err, boundary.ErrDisabled) && !errors.Is(err, ErrUsage):
 		return err
+	}
+	return nil
+}
+
+// whose reads from its tags whether a key is this instance's, and for which kid
+// it was made. An alias is no proof of either: it can be put on any key.
+func (b *Backend) whose(ctx context.Context, f *boundary.Found) error {
+	tags, err := b.tags(ctx, f.Handle)
+	if err != nil && !errors.Is(err, ErrDenied) && !errors.Is(err, boundary.ErrNoKey) {
+		return err
+	}
+	if f.Managed = tags[tagInstance] == b.cfg.Instance; !f.Managed {
+		b.cfg.Logger.WarnContext(ctx, "an alias of keyd names a key that keyd did not make; the key is left alone",
+			"backend", b.cfg.Name, "alias", f.Label, "key", f.Handle)
+		return nil
+	}
+	if canonical.MatchString(tags[tagKID]) {
+		f.KID = tags[tagKID]
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -237,4 +238,24 @@ func TestADestructionIsCalledOffWithinItsWindow(t *testing.T) {
 		}
 		l.check()
 	})
+}
+
+// What somebody else does to a key in AWS, doctor tells apart, with what to do.
+func TestWhatIsDoneToAKeyInAWSIsFoundOut(t *testing.T) {
+	for name, c := range map[string]struct{ op, code, hint string }{
+		"disabled":  {"DisableKey", "key_disabled", "enable it there"},
+		"scheduled": {"ScheduleKeyDeletion", "key_missing", "call that off now"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inKMS(t, func(l *life) {
+				l.create()
+				v := l.reg.Versions("opens")[0]
+				request(t, l.server, c.op, map[string]any{"KeyId": v.Handle})
+				found := l.engine.Check(l.Context())
+				if len(found) != 1 || found[0].Code != c.code || found[0].Subject != v.KID || !strings.Contains(found[0].Hint, c.hint) {
+					t.Errorf("found %+v", found)
+				}
+			})
+		})
+	}
 }

@@ -60,10 +60,10 @@ func TestASweepOfAFullAccountCostsFewCalls(t *testing.T) {
 	}
 	first, second := sweep(), sweep()
 	// A page has 1,000 keys or 100 aliases.
-	if first["ListKeys"] != 11 || first["ListAliases"] != 96 || first["ListResourceTags"] != unnamed+1 || first["GetPublicKey"] != 2 {
+	if first["ListKeys"] != 11 || first["ListAliases"] != 96 || first["ListResourceTags"] != unnamed+2 || first["GetPublicKey"] != 2 {
 		t.Errorf("the first sweep made %v", first)
 	}
-	if second["ListResourceTags"] != 1 || second["ListKeys"] != 11 || len(second) != 4 {
+	if second["ListResourceTags"] != 2 || second["ListKeys"] != 11 || len(second) != 4 {
 		t.Errorf("the second sweep made %v, want it to have learnt whose the %d keys without an alias are", second, unnamed)
 	}
 	if made := calls(s, func() { generate(t, b, spec()) }); made["ListResourceTags"] != 1 || made["CreateKey"] != 1 || made["DescribeKey"] > 2 {
@@ -71,6 +71,30 @@ func TestASweepOfAFullAccountCostsFewCalls(t *testing.T) {
 	}
 	if s.Calls("ScheduleKeyDeletion") != 0 {
 		t.Error("a sweep only looks")
+	}
+}
+
+// Whoever may make aliases can put one of keyd's on a key of somebody else's,
+// and wait for an operator who tidies up.
+func TestAnAliasMakesNoKeyKeyds(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	crowd(t, s, 1, 1)
+	theirs := s.Keys()[0]
+	request(t, s, "CreateAlias", map[string]any{"AliasName": "alias/keyd/test/" + uuid.NewString(), "TargetKeyId": theirs.ID})
+	b := open(t, s)
+	own := generate(t, b, spec())
+	all, err := b.List(t.Context())
+	if err != nil || len(all) != 2 {
+		t.Fatalf("List = %+v, %v, want both", all, err)
+	}
+	for _, f := range all {
+		if f.Managed != (f.Handle == own.Handle) || !f.Managed && f.KID != "" {
+			t.Errorf("List says %+v", f)
+		}
+	}
+	s.Deny("ListResourceTags")
+	if all, err := open(t, s).List(t.Context()); err != nil || len(all) != 2 || all[0].Managed || all[1].Managed {
+		t.Errorf("tags that may not be read: List = %+v, %v, want nothing taken for keyd's", all, err)
 	}
 }
 

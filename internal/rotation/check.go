@@ -100,8 +100,11 @@ func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
 		found = append(found, Finding{Failure, "key_disabled", v.KID, fmt.Sprintf("it is %s, and its private key in %s is disabled: nothing opens with it", v.State, v.Backend),
 			"find out who disabled " + v.Handle + " and why; enable it there, or compromise the version"})
 	case errors.Is(err, boundary.ErrNoKey):
-		found = append(found, Finding{Failure, "key_missing", v.KID, fmt.Sprintf("it is %s and %s does not hold its private key", v.State, v.Backend),
-			"restore the token from its backup; if that cannot be, compromise the version"})
+		hint := "restore the token from its backup; if that cannot be, compromise the version"
+		if _, waits := b.(Rescuer); waits {
+			hint = "if somebody has scheduled its deletion there, call that off now and enable the key; if it is gone, compromise the version"
+		}
+		found = append(found, Finding{Failure, "key_missing", v.KID, fmt.Sprintf("it is %s and %s does not hold its private key: %v", v.State, v.Backend, err), hint})
 	case errors.Is(err, ErrSelfTest):
 		found = append(found, Finding{Failure, "key_mismatch", v.KID, "the key pair in " + v.Backend + " is not the recorded one", "compromise the version: something else stands under its name"})
 	default:
