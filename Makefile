@@ -40,7 +40,7 @@ timing: softhsm ## whether refusals take the same time: a million of each, and 5
 vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)
 	$(VULN) ./...
 
-softhsm: ## installs SoftHSM, NSS softoken and opensc if they are missing
+softhsm: ## installs SoftHSM, NSS softoken, p11-kit and opensc if they are missing
 	@./softhsm/install.sh
 
 outside: ## installs the outside JOSE implementation the tests check against (npm jose)

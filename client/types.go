@@ -223,6 +223,17 @@ type Backend struct {
 	Sessions int               `json:"sessions"`
 	InUse    int               `json:"in_use"`
 	Error    string            `json:"error,omitempty"`
+	Process  *Process          `json:"process,omitempty"` // of a PKCS#11 library
+}
+
+// Process is where a PKCS#11 library runs.
+type Process struct {
+	State      string    `json:"state"` // "ready", "starting", "down", "probing"
+	Since      time.Time `json:"since"`
+	PID        int       `json:"pid,omitempty"`
+	Generation uint64    `json:"generation"`         // processes that came to serve, this one included
+	Next       time.Time `json:"next,omitzero"`      // when another one is tried
+	LastEnd    string    `json:"last_end,omitempty"` // why the last one is gone
 }
 
 // Finding is something wrong: what, with what, and what to do.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the software tokens that the tests and the demo use: SoftHSM, NSS
-# softoken, and pkcs11-tool as an outside check. Does nothing when all is there.
+# softoken, p11-kit to have a token in another process, and pkcs11-tool as an
+# outside check. Does nothing when all is there.
 set -euo pipefail
 
 # One at a time: make may start several. The lock is on this file itself, so
@@ -12,6 +13,8 @@ missing() {
 	[ -e /usr/lib/softhsm/libsofthsm2.so ] && command -v softhsm2-util >/dev/null || echo softhsm2
 	command -v pkcs11-tool >/dev/null || echo opensc
 	compgen -G '/usr/lib/*/libsoftokn3.so' >/dev/null || echo libnss3
+	command -v p11-kit >/dev/null || echo p11-kit
+	compgen -G '/usr/lib/*/pkcs11/p11-kit-client.so' >/dev/null || echo p11-kit-modules
 }
 
 mapfile -t packages < <(missing)

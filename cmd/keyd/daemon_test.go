@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"keyd/client"
+	"keyd/internal/boundary"
+	"keyd/internal/jwe"
 )
 
 const testSecret = "s3cret-of-the-client"
@@ -117,4 +121,19 @@ func execute(tb testing.TB, name string, args ...string) string {
 		tb.Fatalf("%s %v: %v", name, args, err)
 	}
 	return string(out)
+}
+
+// sealTo seals as the partner would.
+func (d *testDaemon) sealTo(tb testing.TB, v client.Version, plaintext []byte) []byte {
+	tb.Helper()
+	block, _ := pem.Decode([]byte(v.PublicPEM))
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sealed, err := jwe.Seal(public, jwe.SealHeader{Alg: jwe.SealAlg(boundary.RSAOAEP256), KID: v.KID, Enc: boundary.A256GCM}, plaintext)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return []byte(sealed)
 }

@@ -64,12 +64,32 @@ func printStatus(w io.Writer, s client.Status) {
 	printFindings(w, s.Problems, "no problems")
 }
 
-func printBackends(w io.Writer, backends []client.Backend, _ time.Time) {
+func printBackends(w io.Writer, backends []client.Backend, now time.Time) {
 	rows := [][]string{{"BACKEND", "KIND", "BOUNDARY", "SESSIONS", "DEVICE", ""}}
 	for _, b := range backends {
 		rows = append(rows, []string{b.Name, b.Kind, levels(b.Levels), fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), deviceOf(b), b.Error})
 	}
 	table(w, rows)
+	for _, b := range backends {
+		if p := b.Process; p != nil && (p.State != "ready" || p.Generation > 1) {
+			fmt.Fprintf(w, "%s: %s\n", b.Name, libraryOf(*p, now))
+		}
+	}
+}
+
+// libraryOf says how the process of a PKCS#11 library does that is not the first.
+func libraryOf(p client.Process, now time.Time) string {
+	said := fmt.Sprintf("its library's process is %s since %s", p.State, stamp(p.Since))
+	if p.State == "ready" {
+		said = fmt.Sprintf("its library is in process %d, number %d, since %s", p.PID, p.Generation, stamp(p.Since))
+	}
+	if p.Next.After(now) {
+		said += fmt.Sprintf(", next try in %s", p.Next.Sub(now).Round(time.Second))
+	}
+	if p.LastEnd != "" {
+		said += "; the last one ended: " + p.LastEnd
+	}
+	return said
 }
 
 // deviceOf is a token, or a KMS, in a few words.

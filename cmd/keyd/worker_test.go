@@ -1,7 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"keyd/internal/partner/partnersim"
 )
@@ -99,5 +105,67 @@ func TestTheLibrarysProcessHasNothingThatItDoesNotNeed(t *testing.T) {
 				t.Errorf("it has the daemon's %s open", target)
 			}
 		}
+	}
+}
+
+// TestTheDaemonOutlivesItsLibrary kills the library's process while envelopes
+// are opened: each answer is the plaintext or says when to ask again.
+func TestTheDaemonOutlivesItsLibrary(t *testing.T) {
+	metrics := freePort(t)
+	d := startDaemon(t, partnersim.New(partnersim.Options{ClientID: "demo-client", ClientSecret: testSecret}),
+		`metrics: "off"`, "metrics: "+metrics)
+	envelope := d.sealTo(t, d.activeVersion(t), []byte("plaintext"))
+	post := func() (status int, retryAfter, body string) {
+		t.Helper()
+		transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", d.client)
+		}}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://keyd/v1/partners/wise/decrypt", bytes.NewReader(envelope))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		raw, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode, res.Header.Get("Retry-After"), string(raw)
+	}
+	opened := 0
+	for kill := 0; kill < 3 || opened < 3; {
+		status, retryAfter, body := post()
+		switch {
+		case status == http.StatusOK && body == "plaintext":
+			opened++
+		case status != http.StatusServiceUnavailable || retryAfter == "":
+			t.Fatalf("status %d, Retry-After %q: %s", status, retryAfter, body)
+		}
+		if pids := d.workers(t); len(pids) == 1 && status == http.StatusOK && kill < 3 {
+			kill++
+			opened = 0
+			if err := syscall.Kill(pids[0], syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// What is known of the backends is a second old at most.
+	for range 600 {
+		if strings.Contains(get(t, "http://"+metrics+"/metrics"), `keyd_backend_process_generation{backend="hsm"} 4`) {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	for path, want := range map[string]string{"/readyz": `"ready":true`, "/metrics": `keyd_backend_process{backend="hsm",state="ready"} 1`} {
+		if body := get(t, "http://"+metrics+path); !strings.Contains(body, want) {
+			t.Errorf("%s: no %q in\n%s", path, want, body)
+		}
+	}
+	code, out, stderr := invoke(t, "status", "--socket", d.admin)
+	if code != exitOK || !strings.Contains(out, "number 4") || !strings.Contains(out, "the last one ended: ") {
+		t.Errorf("status: exit %d\n%s%s", code, out, stderr)
 	}
 }

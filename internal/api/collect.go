@@ -16,6 +16,7 @@ type collector struct {
 
 	versions, nextRotation, validTill *prometheus.Desc
 	level, up, sessions, inUse        *prometheus.Desc
+	process, generation               *prometheus.Desc
 	auditHead, ready, build           *prometheus.Desc
 	exchanges                         *prometheus.Desc
 }
@@ -35,6 +36,8 @@ func (m *Metrics) watch(s *Server) error {
 		sessions:     desc("keyd_backend_sessions", "Size of a backend's session pool.", "backend"),
 		inUse:        desc("keyd_backend_sessions_in_use", "Sessions of a backend in use.", "backend"),
 		exchanges:    desc("keyd_exchanges_open", "Exchanges that wait for their reply.", "partner"),
+		process:      desc("keyd_backend_process", "1 for the state of the process that a backend's PKCS#11 library runs in: ready, starting, down or probing.", "backend", "state"),
+		generation:   desc("keyd_backend_process_generation", "Processes of a backend's PKCS#11 library that have come to serve; more than 1 is as many restarts.", "backend"),
 		auditHead:    desc("keyd_audit_head_seq", "Number of the last entry of the audit log that is on disk."),
 		ready:        desc("keyd_ready", "1 if /readyz answers 200."),
 		build:        desc("keyd_build_info", "1, with what is running.", "version", "go", "revision", "instance"),
@@ -43,7 +46,7 @@ func (m *Metrics) watch(s *Server) error {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.versions, c.nextRotation, c.validTill, c.level, c.up, c.sessions, c.inUse, c.exchanges, c.auditHead, c.ready, c.build} {
+	for _, d := range []*prometheus.Desc{c.versions, c.nextRotation, c.validTill, c.level, c.up, c.sessions, c.inUse, c.process, c.generation, c.exchanges, c.auditHead, c.ready, c.build} {
 		out <- d
 	}
 }
@@ -75,6 +78,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 		gauge(c.inUse, float64(h.InUse), h.name)
 		for algorithm, level := range h.Levels {
 			gauge(c.level, 1, h.name, algorithm, string(level))
+		}
+		if h.Process != nil {
+			gauge(c.process, 1, h.name, h.Process.State)
+			gauge(c.generation, float64(h.Process.Generation), h.name)
 		}
 	}
 	open := c.server.cfg.Opener.exchanges.Count()

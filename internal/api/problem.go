@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -172,7 +173,7 @@ func kindOf(err error) kind {
 	return internal
 }
 
-// retryAfter is what an error of a partner or of a busy backend may say.
+// retryAfter is what an error of a partner or of a backend may say.
 type retryAfter interface{ RetryAfter() time.Duration }
 
 // problem is an error as it is answered (RFC 9457).
@@ -187,7 +188,7 @@ func problem(err error, requestID string) (p client.Problem, after time.Duration
 	if asked, ok := errors.AsType[interface {
 		error
 		retryAfter
-	}](err); ok && (k.code == "partner_error" || k.code == "backend_busy") {
+	}](err); ok && slices.Contains([]string{"partner_error", "backend_busy", "backend_unavailable"}, k.code) {
 		after = asked.RetryAfter()
 	}
 	return p, after

@@ -102,5 +102,5 @@ func backendView(name string, h boundary.Health) client.Backend {
 		levels[algorithm] = string(level)
 	}
 	return client.Backend{Name: name, Kind: h.Kind, Levels: levels, Device: h.Device,
-		Sessions: h.Sessions, InUse: h.InUse, Error: h.Err}
+		Sessions: h.Sessions, InUse: h.InUse, Error: h.Err, Process: (*client.Process)(h.Process)}
 }

@@ -119,4 +119,23 @@ type Health struct {
 	Sessions int               `json:"sessions"` // size of the pool
 	InUse    int               `json:"in_use"`
 	Err      string            `json:"error,omitempty"` // why it is not usable now
+	// Process is the one that the backend's library runs in; nil where there is
+	// none.
+	Process *Process `json:"process,omitempty"`
+}
+
+// Process is where a PKCS #11 library runs, and how that goes. State is what a
+// circuit breaker calls closed, half open and open.
+type Process struct {
+	// State is "ready", "starting" (the last one is gone, and the next one is
+	// waited for), "down" (it could not open the token: nobody waits) or "probing"
+	// (it is tried again).
+	State string    `json:"state"`
+	Since time.Time `json:"since"` // when the state began
+	PID   int       `json:"pid,omitempty"`
+	// Generation counts the processes that have come to serve, this one included;
+	// what an earlier one knew of the token's objects went with it.
+	Generation uint64    `json:"generation"`
+	Next       time.Time `json:"next,omitzero"`      // when another one is tried
+	LastEnd    string    `json:"last_end,omitempty"` // why the last one is gone
 }

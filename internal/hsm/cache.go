@@ -16,7 +16,9 @@ import (
 // request searches the token: a search takes 0.6 s in SoftHSM with 10,000 keys.
 type cache struct {
 	mu   sync.RWMutex
-	keys map[string]*key // by handle; guarded by mu
+	keys map[string]*key // by handle; guarded by mu, as is the next
+	// filling are the handles that were put there since findAll began.
+	filling map[string]bool
 }
 
 // key is a whole RSA private key in the token.
@@ -44,6 +46,9 @@ func (c *cache) get(handle string) (*key, error) {
 func (c *cache) put(handle string, objects []object) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.filling != nil {
+		c.filling[handle] = true
+	}
 	delete(c.keys, handle)
 	for _, o := range objects {
 		c.add(handle, o)
@@ -64,15 +69,6 @@ func (c *cache) add(handle string, o object) {
 		return
 	}
 	c.keys[handle] = &key{object: o.handle, public: o.public}
-}
-
-// drop forgets a handle if it still stands for this key.
-func (c *cache) drop(handle string, k *key) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.keys[handle] == k {
-		delete(c.keys, handle)
-	}
 }
 
 func (c *cache) size() int {
@@ -99,17 +95,32 @@ func (c *cache) some(n int) []*key {
 
 // sweep fills the cache with every private key in the token.
 func (t *Token) sweep(ctx context.Context) error {
-	all, err := run(ctx, t, t.manage, "sweep", func(u *use) ([]object, error) {
-		all, err := t.readAll(u.session, ofClass(pkcs11.CKO_PRIVATE_KEY))
-		return all, errors.Join(err, t.ready(u.session))
-	}, nil)
-	if err != nil {
+	_, err := run(ctx, t, t.manage, "sweep", func(u *use) (struct{}, error) { return struct{}{}, t.findAll(u.session) }, nil)
+	return err
+}
+
+// findAll looks for every private key, and forgets what it knew of them but for
+// what others learn meanwhile.
+func (t *Token) findAll(s pkcs11.SessionHandle) error {
+	t.keys.mu.Lock()
+	t.keys.filling = map[string]bool{}
+	t.keys.mu.Unlock()
+	all, err := t.readAll(s, ofClass(pkcs11.CKO_PRIVATE_KEY))
+	if err := errors.Join(err, t.ready(s)); err != nil {
 		return err
 	}
 	t.keys.mu.Lock()
 	defer t.keys.mu.Unlock()
-	for _, o := range all {
-		t.keys.add(o.name.handle(), o)
+	for handle := range t.keys.keys {
+		if !t.keys.filling[handle] {
+			delete(t.keys.keys, handle)
+		}
 	}
+	for _, o := range all {
+		if handle := o.name.handle(); !t.keys.filling[handle] {
+			t.keys.add(handle, o)
+		}
+	}
+	t.keys.filling = nil
 	return nil
 }

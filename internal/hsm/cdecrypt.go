@@ -1,11 +1,6 @@
 package hsm
 
 /*
-#cgo linux LDFLAGS: -ldl
-
-#define _GNU_SOURCE // RTLD_NOLOAD
-#include <dlfcn.h>
-
 typedef unsigned long rv, ulong;
 
 // The function list as far as C_Decrypt: version, then the functions in the
@@ -24,16 +19,6 @@ struct functions {
 	void *decrypt_init;
 	rv (*decrypt)(ulong session, unsigned char *in, ulong in_len, unsigned char *out, ulong *out_len);
 };
-
-static struct functions *functions_of(const char *path)
-{
-	struct functions *list = 0;
-	// Not loaded again: the instance that the binding loaded and initialised,
-	// or none.
-	void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
-	rv (*get)(struct functions **) = library ? (rv (*)(struct functions **))dlsym(library, "C_GetFunctionList") : 0;
-	return get && get(&list) == 0 ? list : 0;
-}
 
 static rv decrypt(struct functions *f, ulong session, unsigned char *in, ulong in_len, unsigned char *out, ulong *out_len)
 {
@@ -60,14 +45,22 @@ import (
 // envelopes makes the process grow. Here the buffer is the caller's.
 type decrypter struct{ functions *C.struct_functions }
 
-// newDecrypter is for a library that the binding has loaded from this path.
-func newDecrypter(path string) (decrypter, error) {
-	name := append([]byte(path), 0)
-	f := C.functions_of((*C.char)(unsafe.Pointer(&name[0]))) // #nosec G103 -- a C string
+// newDecrypter is for a library that the binding has loaded.
+func newDecrypter(ctx *pkcs11.Ctx) (decrypter, error) {
+	f := (*C.struct_functions)(functionList(ctx))
 	if f == nil || f.decrypt == nil {
 		return decrypter{}, errors.New("it has no function list with a C_Decrypt")
 	}
 	return decrypter{functions: f}, nil
+}
+
+// functionList is the one that the binding uses. The library must not be asked
+// for it again: p11-kit-client.so makes another one for each C_GetFunctionList,
+// and each is initialised by itself.
+func functionList(ctx *pkcs11.Ctx) unsafe.Pointer {
+	// pkcs11.Ctx is a pointer to struct { void *handle; CK_FUNCTION_LIST_PTR sym; }.
+	c := *(*unsafe.Pointer)(unsafe.Pointer(ctx))                        // #nosec G103 -- the binding does not export it
+	return *(*unsafe.Pointer)(unsafe.Add(c, unsafe.Sizeof(uintptr(0)))) // #nosec G103 -- as above
 }
 
 // decrypt ends the operation that C_DecryptInit began. RSA gives no more octets

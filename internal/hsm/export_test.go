@@ -3,7 +3,15 @@ package hsm
 import (
 	"context"
 	"time"
+
+	"github.com/miekg/pkcs11"
 )
+
+// HasVerdict reports whether a return code is in the table.
+func HasVerdict(code uint) bool { _, ok := codes[pkcs11.Error(code)]; return ok }
+
+// MostWaiting is how many wait for a session of the pool.
+func MostWaiting(t *Token) int { return int(t.pool.most) }
 
 // Await exposes await.
 func Await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)) (T, error) {
@@ -21,5 +29,6 @@ func FormatHandle(id, label string) string { return name{id: id, label: label}.h
 
 // LimitManagement changes how long a management operation may take.
 func LimitManagement(t *Token, slow, limit time.Duration) {
-	t.manage.slow, t.manage.limit = slow, limit
+	t.manage.slow.set(slow)
+	t.manage.limit.set(limit)
 }

@@ -48,22 +48,6 @@ func TestTokenThatVanishesIsUnavailableAndHasNotLostItsKeys(t *testing.T) {
 	}
 }
 
-func TestTokenThatLoggedUsOutHasNotLostItsKeys(t *testing.T) {
-	cfg := softHSM(t)
-	token := open(t, cfg)
-	g := generate(t, token)
-	outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { must(t, ctx.Logout(s)) })
-	if all, err := token.List(t.Context()); !errors.Is(err, boundary.ErrUnavailable) {
-		t.Errorf("List = %v, %v, want boundary.ErrUnavailable", all, err)
-	}
-	if gone, err := token.Destroy(t.Context(), g.Handle); gone || !errors.Is(err, boundary.ErrUnavailable) {
-		t.Errorf("Destroy = %v, %v, want boundary.ErrUnavailable", gone, err)
-	}
-	if h := token.Health(t.Context()); !strings.Contains(h.Err, "logged this process out") {
-		t.Errorf("Health says %q", h.Err)
-	}
-}
-
 func TestAnotherTokenInTheSlotIsUnavailable(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)

@@ -122,3 +122,73 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 	ctx11, _, _ := initialised(t, cfg)
 	must(t, ctx11.Finalize())
 }
+
+func TestCallThatDoesNotComeBackIsNoticed(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault string
+		do    func(context.Context, *hsm.Token, boundary.Generated) error
+	}{
+		"opening": {"C_Decrypt hang", func(ctx context.Context, token *hsm.Token, g boundary.Generated) error {
+			_, err := token.Open(ctx, g.Handle, seal(t, g))
+			return err
+		}},
+		"health": {"C_GetTokenInfo hang", func(ctx context.Context, token *hsm.Token, _ boundary.Generated) error {
+			return errors.New(token.Health(ctx).Err)
+		}},
+		"finding": {"C_FindObjectsInit hang", func(ctx context.Context, token *hsm.Token, g boundary.Generated) error {
+			_, err := token.Find(ctx, g.Handle)
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := softHSM(t)
+			f := withFaults(t, &cfg)
+			cfg.CallTimeout = 200 * time.Millisecond
+			broken := brokenTo(&cfg)
+			token := open(t, cfg)
+			g := generate(t, token)
+			hsm.LimitManagement(token, time.Minute, 200*time.Millisecond)
+			f.fail(c.fault)
+			defer f.heal()
+			ctx, cancel := context.WithCancel(t.Context())
+			came := make(chan error, 1)
+			go func() { came <- c.do(ctx, token, g) }()
+			isBroken(t, broken, boundary.ErrUnavailable)
+			cancel()
+			if err := <-came; err == nil {
+				t.Error("it came back")
+			}
+		})
+	}
+}
+
+func TestQueueForSessionsHasAnEnd(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	cfg.Sessions, cfg.SessionWait = 1, time.Minute
+	token := open(t, cfg)
+	g := generate(t, token)
+	env := seal(t, g)
+	f.fail("C_Decrypt hang")
+	ctx, cancel := context.WithCancel(t.Context())
+	most := hsm.MostWaiting(token) + 1 // and the one that hangs
+	errs := make(chan error, most+20)
+	for range most + 20 {
+		go func() {
+			_, err := token.Open(ctx, g.Handle, env)
+			errs <- err
+		}()
+	}
+	for range 20 {
+		if err := <-errs; !errors.Is(err, boundary.ErrBusy) || errors.Is(err, context.Canceled) {
+			t.Errorf("one too many: %v, want boundary.ErrBusy", err)
+		}
+	}
+	cancel()
+	for range most {
+		if err := <-errs; !errors.Is(err, context.Canceled) {
+			t.Errorf("one that waited: %v, want context.Canceled", err)
+		}
+	}
+	f.heal()
+}

@@ -5,10 +5,10 @@
 // What a token can do is found out by doing it, with a throw-away key, when the
 // token is opened: mechanism lists are wrong in both directions.
 //
-// The module runs in this process. It is C: one that crashes takes the process
-// with it, and the copies of content keys that it leaves on the C heap are out
-// of reach, as is the copy of the PIN that the binding (github.com/miekg/pkcs11)
-// makes there. The buffers on this side are wiped.
+// The module runs in the process that calls Open, which in production is one of
+// its own (package worker): it is C, one that crashes takes its process with it,
+// and nothing but another process can initialise it anew once it has lost its
+// token. Config.Broken tells whoever can start one.
 package hsm
 
 import (
@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,10 @@ type Config struct {
 	// stands a PIN while it is tried; one that is left there by a crash counts as
 	// refused. The directory must exist.
 	PINGuardPath string
+	// Proven: the token has accepted the PIN since keyd was started. A try that
+	// then has no answer, because the module hung or its process died, does not
+	// yet count as refused; a second one does.
+	Proven bool
 	// Sessions is how many operations run in the token at once.
 	Sessions int
 	// SessionWait is how long an operation waits for a session before it is
@@ -108,13 +113,29 @@ type Token struct {
 	module *module
 	slot   slot
 	login  pkcs11.SessionHandle // PKCS #11 v2.40 §2.6.6: closing the last session logs out
+	proven bool                 // the token has accepted the PIN before; guarded by module.logins
 	mode   mode
 	keys   cache
 	pool   *lane // for opening envelopes
 	manage *lane // for everything that makes, destroys or looks for objects
 	check  *lane // for Health
 
+	// age counts how often every session was lost at once. One that is older is
+	// not used and not closed: its number may stand for another one by now.
+	age        atomic.Uint64
+	sessions   sync.Map      // the open ones, by their numbers
+	logins     atomic.Uint64 // logins after the first
+	relogin    sync.Mutex
+	loggedInAt [mostLogins]time.Time // the last logins after the first; guarded by relogin
+	// handles is held while a key's object handle is used, and for writing while
+	// every one of them may come to stand for something else.
+	handles   sync.RWMutex
+	searching sync.Mutex
+	strikes   atomic.Int32          // faults of the device in a row
+	broken    atomic.Pointer[error] // why the module is to be initialised anew
+
 	closed    atomic.Bool
+	watching  chan struct{} // closed by Close
 	lastError atomic.Pointer[string]
 }
 
@@ -136,14 +157,17 @@ func Open(ctx context.Context, cfg Config) (*Token, error) {
 }
 
 func open(ctx context.Context, cfg Config) (_ *Token, err error) {
-	t := &Token{cfg: cfg, log: cfg.Logger.With("backend", cfg.Name)}
+	t := &Token{cfg: cfg, log: cfg.Logger.With("backend", cfg.Name), watching: make(chan struct{}), proven: cfg.Proven}
 	if t.module, err = load(cfg.Module, cfg.Reserved); err != nil {
 		return nil, err
 	}
 	t.pool = newLane("decrypt", cfg.Sessions, true, false, cfg.SessionWait)
 	t.manage = newLane("management", 1, false, true, manageWait)
-	t.manage.slow, t.manage.limit = manageSlow, ManageLimit
+	t.manage.slow.set(manageSlow)
+	t.manage.limit.set(ManageLimit)
 	t.check = newLane("health check", 1, false, false, healthWait)
+	t.pool.limit.set(cfg.CallTimeout)
+	t.check.limit.set(cfg.CallTimeout)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -164,6 +188,7 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 	if err := t.sweep(ctx); err != nil {
 		return nil, fmt.Errorf("looking for the keys in token %s: %w", t.slot, err)
 	}
+	go t.watch()
 	t.log.Info("token opened", "token", t.slot.String(), "boundary", t.mode.level, "keys", t.keys.size())
 	return t, nil
 }
@@ -190,12 +215,15 @@ func (t *Token) Close() error {
 	if t.closed.Swap(true) {
 		return nil
 	}
+	close(t.watching)
 	deadline := time.After(closeWait)
 	for _, l := range []*lane{t.pool, t.manage, t.check} {
 		for range cap(l.slots) {
 			select {
-			case s := <-l.slots:
-				t.closeSession(s)
+			case p := <-l.slots:
+				if p.age == t.age.Load() {
+					t.closeSession(p.session)
+				}
 			case <-deadline:
 				return fmt.Errorf("closing the token: a %s call has not come back from the module: %w", l.name, boundary.ErrUnavailable)
 			}
@@ -214,6 +242,7 @@ func (t *Token) closeSession(s pkcs11.SessionHandle) {
 	if s == 0 {
 		return
 	}
+	t.sessions.Delete(s) // before the module can give the number to somebody else
 	if err := t.module.ctx.CloseSession(s); err != nil {
 		t.log.Debug("closing a session", "err", err)
 	}

@@ -9,15 +9,17 @@ import (
 	"unsafe"
 
 	"github.com/miekg/pkcs11"
-
-	"keyd/internal/boundary"
 )
 
 // logIn logs the process in to the token, with a session that stays open for
 // as long as the Token does. A PIN is tried once: tokens lock after a few wrong
 // ones, and whoever starts this process will start it again.
 func (t *Token) logIn() error {
-	flags := t.slot.info.Flags
+	info, err := t.module.ctx.GetTokenInfo(t.slot.id)
+	if err != nil {
+		return meaning("C_GetTokenInfo", err)
+	}
+	flags := info.Flags
 	switch {
 	case flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
 		return fmt.Errorf("the user PIN of token %s is locked: the security officer must set a new one (C_InitPIN): %w: %w", t.slot, ErrPINLocked, ErrPINRefused)
@@ -37,17 +39,17 @@ func (t *Token) logIn() error {
 	if err := plausible(pin); err != nil {
 		return fmt.Errorf("the PIN for token %s was not tried: %w: %w", t.slot, err, ErrPINRefused)
 	}
-	s, err := t.module.ctx.OpenSession(t.slot.id, pkcs11.CKF_SERIAL_SESSION)
-	if err != nil {
-		return meaning("C_OpenSession", err)
+	if t.login == 0 {
+		if t.login, err = t.openSession(t.check); err != nil { // Close ends it, whatever comes now
+			return err
+		}
 	}
-	t.login = s // Close ends it, whatever comes now
 	t.module.logins.Lock()
 	defer t.module.logins.Unlock()
 	if err := t.present(pin); err != nil {
 		return err
 	}
-	return t.loggedIn(s)
+	return t.loggedIn(t.login)
 }
 
 // plausible refuses what cannot be a PIN before it costs a try. A line end is
@@ -68,12 +70,13 @@ func plausible(pin []byte) error {
 func (t *Token) present(pin []byte) error {
 	guard := pinGuard{path: t.cfg.PINGuardPath}
 	id := tokenIdentity{Module: t.cfg.Module, Label: t.slot.info.Label, Serial: t.slot.info.SerialNumber}
-	if err := t.unspent(guard, id, pin); err != nil {
+	tries, err := t.unspent(guard, id, pin)
+	if err != nil {
 		return err
 	}
 	// What would have to be written is on disk before the PIN is shown: neither a
 	// full disk nor a crash in the module must turn one try into many.
-	note, err := guard.prepare(id, pin)
+	note, err := guard.prepare(id, pin, tries+1, tries > 0 || t.proven)
 	if err != nil {
 		return err
 	}
@@ -82,6 +85,7 @@ func (t *Token) present(pin []byte) error {
 	err = t.module.ctx.Login(t.login, pkcs11.CKU_USER, unsafe.String(&pin[0], len(pin))) // #nosec G103 -- read only for the length of the call
 	switch {
 	case err == nil:
+		t.proven = true
 		if err := errors.Join(note.discard(), guard.clear()); err != nil {
 			t.log.Warn("tidying up after a good PIN", "err", err)
 		}
@@ -100,19 +104,19 @@ func (t *Token) present(pin []byte) error {
 	return errors.Join(fmt.Errorf("logging in to token %s: %w", t.slot, meaning("C_Login", err)), note.discard())
 }
 
-// unspent looks whether the guard knows the PIN. Whoever puts another one in
-// place has it tried.
-func (t *Token) unspent(guard pinGuard, id tokenIdentity, pin []byte) error {
-	file, err := guard.refused(id, pin)
-	switch file {
-	case "":
-		return err
-	case guard.pending():
-		return fmt.Errorf("token %s was shown this PIN at an earlier start, and keyd or the module died before the answer: "+
+// unspent looks whether the guard knows the PIN, and how often it was shown
+// without an answer. Whoever puts another one in place has it tried.
+func (t *Token) unspent(guard pinGuard, id tokenIdentity, pin []byte) (tries int, err error) {
+	file, tries, err := guard.refused(id, pin)
+	switch {
+	case err != nil || file == "":
+		return tries, err
+	case file == guard.pending():
+		return 0, fmt.Errorf("token %s was shown this PIN at an earlier start, and keyd or the module died before the answer: "+
 			"that counts as refused, and it is not tried again, because tokens lock: if the PIN is right, remove %s and start keyd again; "+
 			"another PIN is tried as soon as it is in place: %w", t.slot, file, ErrPINRefused)
 	}
-	return fmt.Errorf("token %s refused this PIN at an earlier start, and it is not tried again, because tokens lock: "+
+	return 0, fmt.Errorf("token %s refused this PIN at an earlier start, and it is not tried again, because tokens lock: "+
 		"put the right PIN in place and start keyd again (if the PIN was right and the token has been repaired since, remove %s first): %w",
 		t.slot, file, ErrPINRefused)
 }
@@ -125,7 +129,7 @@ func (t *Token) loggedIn(s pkcs11.SessionHandle) error {
 		return meaning("C_GetSessionInfo", err)
 	}
 	if info.State != pkcs11.CKS_RO_USER_FUNCTIONS && info.State != pkcs11.CKS_RW_USER_FUNCTIONS {
-		return fmt.Errorf("token %s has logged this process out: %w", t.slot, boundary.ErrUnavailable)
+		return fmt.Errorf("token %s has logged this process out: %w", t.slot, meaning("C_GetSessionInfo", pkcs11.Error(pkcs11.CKR_USER_NOT_LOGGED_IN)))
 	}
 	return nil
 }

@@ -54,7 +54,7 @@ func load(path, reserved string) (*module, error) {
 		if m.ctx, err = dlopen(real); err != nil {
 			return nil, fmt.Errorf("loading the PKCS #11 module %s: %w", path, err)
 		}
-		if m.decrypter, err = newDecrypter(real); err != nil {
+		if m.decrypter, err = newDecrypter(m.ctx); err != nil {
 			return nil, fmt.Errorf("loading the PKCS #11 module %s: %w", path, err)
 		}
 		// A library stays loaded for the life of the process: several crash in

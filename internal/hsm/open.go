@@ -33,7 +33,7 @@ func (t *Token) Open(ctx context.Context, handle string, env *boundary.Envelope)
 	}
 	a := answer{}
 	if sound(env.EncryptedKey, k) {
-		if a, err = t.ask(ctx, handle, k, env.EncryptedKey); err != nil {
+		if a, err = t.ask(ctx, handle, env.EncryptedKey); err != nil {
 			return nil, fmt.Errorf("opening an envelope: %w", err)
 		}
 	}
@@ -68,10 +68,20 @@ type answer struct {
 }
 
 // ask lets the token decrypt. A bad padding is not an error.
-func (t *Token) ask(ctx context.Context, handle string, k *key, encrypted []byte) (answer, error) {
+func (t *Token) ask(ctx context.Context, handle string, encrypted []byte) (answer, error) {
 	return run(ctx, t, t.pool, "decrypt", func(u *use) (answer, error) {
+		// What k was before the turn came may be another object now.
+		k, err := t.keys.get(handle)
+		if err != nil {
+			return answer{}, err
+		}
 		start := time.Now()
 		block, err := t.decrypt(u.session, t.mode.mechanism, k.object, encrypted)
+		if errors.Is(err, boundary.ErrNoKey) {
+			if k, err = t.again(u.session, handle, k, err); err == nil {
+				block, err = t.decrypt(u.session, t.mode.mechanism, k.object, encrypted)
+			}
+		}
 		a := answer{block: block, ok: true, inToken: time.Since(start)}
 		switch {
 		case err == nil:
@@ -79,8 +89,6 @@ func (t *Token) ask(ctx context.Context, handle string, k *key, encrypted []byte
 		case t.mode.bad(err):
 			u.spoiled = !t.mode.sturdy
 			return answer{inToken: a.inToken}, nil
-		case errors.Is(err, boundary.ErrNoKey):
-			return answer{}, t.lost(u.session, handle, k, err)
 		}
 		return answer{}, err
 	}, func(a answer) { clear(a.block) })
@@ -92,18 +100,6 @@ func (t *Token) decrypt(s pkcs11.SessionHandle, m *pkcs11.Mechanism, object pkcs
 		return nil, meaning("C_DecryptInit", err)
 	}
 	return t.module.decrypter.decrypt(s, block)
-}
-
-// lost is for a token that does not know an object handle any more. If it is
-// well, the key is gone, or has become another object, which Public, Find and
-// List will see; a request does not search.
-func (t *Token) lost(s pkcs11.SessionHandle, handle string, k *key, err error) error {
-	if down := t.ready(s); down != nil {
-		return down
-	}
-	t.keys.drop(handle, k)
-	t.log.Warn("a private key is no longer in the token", "handle", handle, "err", err)
-	return err
 }
 
 // finish decrypts the content. RFC 7516 §11.5: without a content key it goes on

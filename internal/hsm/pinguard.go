@@ -39,7 +39,15 @@ type refusal struct {
 	KDF   string        `json:"kdf"`
 	Salt  []byte        `json:"salt"`
 	Hash  []byte        `json:"hash"`
+	// Proven and Tries are of a PIN that was shown without an answer: whether the
+	// token had accepted it shortly before, and how often it has been shown since.
+	Proven bool `json:"proven,omitempty"`
+	Tries  int  `json:"tries,omitempty"`
 }
+
+// mostTries is how often a PIN that the token had accepted is shown without an
+// answer. Tokens lock after three wrong ones or more.
+const mostTries = 2
 
 // The slow hash. PINs are short, so the file's mode is what protects it first.
 const (
@@ -61,59 +69,61 @@ func slowHash(pin, salt []byte) ([]byte, error) {
 func (g pinGuard) pending() string { return g.path + ".new" }
 
 // refused reports whether the token refused this PIN before, or was shown it
-// and nobody knows the answer. The file that says so is named for people.
-func (g pinGuard) refused(id tokenIdentity, pin []byte) (file string, err error) {
-	for _, path := range []string{g.path, g.pending()} {
-		found, err := holds(path, id, pin)
-		if err != nil {
-			return "", err
-		}
-		if found {
-			return path, nil
-		}
+// and nobody knows the answer. The file that says so is named for people. Else
+// tries is how often a proven PIN was shown without an answer.
+func (g pinGuard) refused(id tokenIdentity, pin []byte) (file string, tries int, err error) {
+	if _, found, err := holds(g.path, id, pin); found || err != nil {
+		return g.path, 0, err
 	}
-	return "", nil
+	shown, found, err := holds(g.pending(), id, pin)
+	switch {
+	case err != nil || !found:
+		return "", 0, err
+	case shown.Proven && shown.Tries < mostTries:
+		return "", shown.Tries, nil
+	}
+	return g.pending(), 0, nil
 }
 
 // holds reports whether a file names this PIN for this token. A file that
 // cannot be read is an error: it may say yes.
-func holds(path string, id tokenIdentity, pin []byte) (bool, error) {
+func holds(path string, id tokenIdentity, pin []byte) (r refusal, found bool, err error) {
 	raw, err := os.ReadFile(path) // #nosec G304 -- the config's own path
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return r, false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("reading which PIN was refused: %w", err)
+		return r, false, fmt.Errorf("reading which PIN was refused: %w", err)
 	}
-	var r refusal
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&r); err != nil || r.KDF != guardKDF || len(r.Salt) != guardSaltLen || len(r.Hash) != sha256.Size {
-		return false, fmt.Errorf("%s should say which PIN the token refused and is damaged: make sure that the PIN is right, then remove the file: %w", path, ErrPINRefused)
+		return r, false, fmt.Errorf("%s should say which PIN the token refused and is damaged: make sure that the PIN is right, then remove the file: %w", path, ErrPINRefused)
 	}
 	if r.Token != id {
-		return false, nil
+		return r, false, nil
 	}
 	hash, err := slowHash(pin, r.Salt)
 	if err != nil {
-		return false, err
+		return r, false, err
 	}
-	return subtle.ConstantTimeCompare(hash, r.Hash) == 1, nil
+	return r, subtle.ConstantTimeCompare(hash, r.Hash) == 1, nil
 }
 
 // guardNote is a refusal on disk before it is known to be one. It counts from
 // the start, in case that it never is.
 type guardNote struct{ from, to string }
 
-// prepare writes down that the token is shown this PIN.
-func (g pinGuard) prepare(id tokenIdentity, pin []byte) (guardNote, error) {
+// prepare writes down that the token is shown this PIN, for the how-manieth time
+// without an answer, and whether it accepted it before.
+func (g pinGuard) prepare(id tokenIdentity, pin []byte, tries int, proven bool) (guardNote, error) {
 	salt := make([]byte, guardSaltLen)
 	rand.Read(salt)
 	hash, err := slowHash(pin, salt)
 	if err != nil {
 		return guardNote{}, err
 	}
-	raw, err := json.Marshal(refusal{Token: id, At: time.Now().UTC(), KDF: guardKDF, Salt: salt, Hash: hash})
+	raw, err := json.Marshal(refusal{Token: id, At: time.Now().UTC(), KDF: guardKDF, Salt: salt, Hash: hash, Tries: tries, Proven: proven})
 	if err != nil {
 		return guardNote{}, fmt.Errorf("encoding a PIN guard: %w", err)
 	}

@@ -37,13 +37,16 @@ func await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)
 // use is one turn with a session.
 type use struct {
 	session pkcs11.SessionHandle
-	spoiled bool // the session must not be used again
+	age     uint64
+	logins  uint64 // Token.logins when the turn began
+	spoiled bool   // the session must not be used again
 }
 
 // run gives f a session of the lane. The caller waits no longer than ctx; f
 // runs to its end and holds the session until then, so the lane bounds how
-// many calls can hang. The result of an f that nobody waits for any more goes
-// to drop, which may be nil.
+// many calls can hang. f runs once more where what it failed with could be
+// repaired, so it must be safe to repeat. The result of an f that nobody waits
+// for any more goes to drop, which may be nil.
 func run[T any](ctx context.Context, t *Token, l *lane, op string, f func(u *use) (T, error), drop func(T)) (T, error) {
 	if drop == nil {
 		drop = func(T) {}
@@ -53,38 +56,65 @@ func run[T any](ctx context.Context, t *Token, l *lane, op string, f func(u *use
 		return none, fmt.Errorf("the token is closed: %w", boundary.ErrUnavailable)
 	}
 	start := time.Now()
-	s, err := l.take(ctx)
+	p, err := l.take(ctx)
 	wait := time.Since(start)
 	if err != nil {
 		t.observe(op, wait, 0, err)
 		return none, err
 	}
-	l.occupy(op)
+	l.occupants[p.number].Store(&occupant{op: op, since: time.Now()})
 	return await(ctx, func(send func(T, error)) {
-		u := &use{session: s}
+		u := &use{session: p.session, age: p.age}
 		began := time.Now()
 		value, err := enter(t, l, u, f)
 		t.observe(op, wait, time.Since(began), err)
 		// The answer first: whether a session is closed after it must not show
 		// in the time it takes.
 		send(value, err)
-		t.giveBack(l, u, err)
+		t.giveBack(l, p.number, u, err)
 	}, drop)
 }
 
-// enter opens the session if need be and calls f.
+// enter calls f with a session, and once more after a repair.
 func enter[T any](t *Token, l *lane, u *use, f func(u *use) (T, error)) (T, error) {
+	value, err := once(t, l, u, f)
+	if err != nil && t.repair(l, u, err) {
+		value, err = once(t, l, u, f)
+	}
+	if err == nil {
+		t.strikes.Store(0)
+	}
+	return value, err
+}
+
+// once opens the session if need be and calls f.
+func once[T any](t *Token, l *lane, u *use, f func(u *use) (T, error)) (T, error) {
+	u.logins = t.logins.Load()
+	if u.session != 0 && u.age != t.age.Load() {
+		u.session = 0 // it went with all the others, and its number may be somebody else's
+	}
 	if u.session == 0 {
-		s, err := t.openSession(l)
-		if err != nil {
+		if err := t.openFor(l, u); err != nil {
 			var none T
 			return none, err
 		}
-		u.session = s
+	}
+	if l == t.pool {
+		t.handles.RLock()
+		defer t.handles.RUnlock()
 	}
 	return f(u)
 }
 
+// openFor opens a session for one turn.
+func (t *Token) openFor(l *lane, u *use) (err error) {
+	u.age = t.age.Load()
+	u.session, err = t.openSession(l)
+	return err
+}
+
+// openSession opens a session. A module that gives out a number that is in use
+// has forgotten what it gave out before.
 func (t *Token) openSession(l *lane) (pkcs11.SessionHandle, error) {
 	flags := uint(pkcs11.CKF_SERIAL_SESSION)
 	if l.write {
@@ -94,27 +124,32 @@ func (t *Token) openSession(l *lane) (pkcs11.SessionHandle, error) {
 	if err != nil {
 		return 0, meaning("C_OpenSession", err)
 	}
+	if _, used := t.sessions.LoadOrStore(s, true); used {
+		return 0, t.breaks(fmt.Errorf("C_OpenSession: a session with the number of another one: %w", boundary.ErrUnavailable))
+	}
 	return s, nil
 }
 
 // giveBack returns a session to its lane. After an error it is closed: some
 // tokens leave the failed operation active and refuse the next one.
-func (t *Token) giveBack(l *lane, u *use, err error) {
+func (t *Token) giveBack(l *lane, number int, u *use, err error) {
 	if err != nil || u.spoiled || !l.keep {
-		t.closeSession(u.session)
+		if u.age == t.age.Load() {
+			t.closeSession(u.session)
+		}
 		u.session = 0
 	}
-	l.occupant.Store(nil)
-	l.slots <- u.session
+	l.occupants[number].Store(nil)
+	l.slots <- place{number: number, session: u.session, age: u.age}
 }
 
 // openPool opens every session of the pool, so that a token that allows fewer
 // is noticed at the start and not under load.
 func (t *Token) openPool() error {
 	for n := range cap(t.pool.slots) {
-		<-t.pool.slots
+		p := <-t.pool.slots
 		s, err := t.openSession(t.pool)
-		t.pool.slots <- s
+		t.pool.slots <- place{number: p.number, session: s, age: t.age.Load()}
 		if errors.Is(err, boundary.ErrBusy) {
 			return fmt.Errorf("opening session %d of %d: the token allows no more; configure fewer: %w", n+1, cap(t.pool.slots), err)
 		}

@@ -8,7 +8,9 @@
 //   C_Decrypt after 0x30    does it and then fails
 //   C_Decrypt map 0x40 0x6  answers 0x6 where the module answers 0x40
 //   C_Decrypt hang          waits until the line is gone
+//   C_Decrypt first 2 0x30  fails twice with that code, and then no more
 //   C_Login crash           takes the process with it
+//   C_Decrypt segv          the same, by an access to what is not there
 //   flags 0x40000           token flags that are added
 //   state 0                 the state of every session
 //   attribute 0x162 1       the value of a boolean attribute
@@ -21,10 +23,12 @@
 //
 // Every call is noted in that file's name with ".log" added.
 #include <dlfcn.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "pkcs11go.h"
@@ -62,6 +66,31 @@ static void note(const char *name)
 	}
 }
 
+// early says whether fewer than so many calls of a function were made since the
+// control file was written.
+static int early(const char *name, unsigned long times)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static struct { const char *name; ino_t file; unsigned long calls; } seen[64];
+	struct stat st;
+	int found = 0;
+	if (stat(control, &st))
+		return 0;
+	pthread_mutex_lock(&lock);
+	for (int i = 0; i < 64; i++)
+		if (!seen[i].name || !strcmp(seen[i].name, name)) {
+			if (!seen[i].name || seen[i].file != st.st_ino) {
+				seen[i].name = name;
+				seen[i].file = st.st_ino;
+				seen[i].calls = 0;
+			}
+			found = seen[i].calls++ < times;
+			break;
+		}
+	pthread_mutex_unlock(&lock);
+	return found;
+}
+
 // before says whether a call fails before it does anything, and how.
 static int before(const char *name, CK_RV *rv)
 {
@@ -71,6 +100,13 @@ static int before(const char *name, CK_RV *rv)
 		usleep(2000);
 	if (line(name, 0, rest, sizeof rest) && !strncmp(rest, "crash", 5))
 		kill(getpid(), SIGKILL);
+	if (line(name, 0, rest, sizeof rest) && !strncmp(rest, "segv", 4))
+		*(volatile int *)0 = 0;
+	unsigned long times, code;
+	if (line(name, 0, rest, sizeof rest) && sscanf(rest, "first %lu %lx", &times, &code) == 2 && early(name, times)) {
+		*rv = code;
+		return 1;
+	}
 	if (!line(name, 0, rest, sizeof rest) || strncmp(rest, "0x", 2))
 		return 0;
 	*rv = strtoul(rest, NULL, 16);

@@ -29,6 +29,7 @@ type Token struct {
 	next       time.Time     // when another worker is tried
 	since      time.Time     // when the state began
 	generation uint64        // workers that came to serve
+	lastEnd    string        // why the last one is gone
 	health     boundary.Health
 
 	closing  context.Context
@@ -83,11 +84,19 @@ func (t *Token) serving(w *worker) {
 	}
 }
 
+// served is how many workers have opened the token.
+func (t *Token) served() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.generation
+}
+
 // lost: w does not serve any more. Whoever notices first says so.
 func (t *Token) lost(w *worker, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.why = why
+	t.lastEnd = why.Error()
 	if t.current.CompareAndSwap(w, nil) {
 		t.become(stateStarting)
 	}
@@ -165,6 +174,30 @@ func (t *Token) ready(ctx context.Context) (*worker, error) {
 	}
 }
 
+// serves returns the worker that serves now, or why there is none.
+func (t *Token) serves() (*worker, error) {
+	if w := t.current.Load(); w != nil {
+		return w, nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.refusal(); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("another worker is opening the token: %w", boundary.ErrUnavailable)
+}
+
+// refusal is why nobody waits for a worker; nil if it is worth to. t.mu is held.
+func (t *Token) refusal() error {
+	switch {
+	case t.closing.Err() != nil:
+		return fmt.Errorf("%w: %w", errClosed, boundary.ErrUnavailable)
+	case t.state != stateStarting:
+		return &unavailable{why: t.why, after: max(time.Until(t.next), 0) + time.Second}
+	}
+	return nil
+}
+
 // join is a look at the state, and a place among those who wait for the next.
 func (t *Token) join() (changed <-chan struct{}, w *worker, err error) {
 	t.mu.Lock()
@@ -172,32 +205,45 @@ func (t *Token) join() (changed <-chan struct{}, w *worker, err error) {
 	if w := t.current.Load(); w != nil {
 		return nil, w, nil
 	}
-	switch {
-	case t.closing.Err() != nil:
-		return nil, nil, fmt.Errorf("%w: %w", errClosed, boundary.ErrUnavailable)
-	case t.state != stateStarting:
-		return nil, nil, &unavailable{why: t.why, after: max(time.Until(t.next), 0) + time.Second}
-	case t.waiting >= mostWaiting(t.cfg.Sessions):
+	if err := t.refusal(); err != nil {
+		return nil, nil, err
+	}
+	if t.waiting >= mostWaiting(t.cfg.Sessions) {
 		return nil, nil, fmt.Errorf("%d operations wait for another worker already: %w", t.waiting, boundary.ErrBusy)
 	}
 	t.waiting++
 	return t.changed, nil, nil
 }
 
-// remember keeps what a token said of itself for the time when it says nothing.
-func (t *Token) remember(h boundary.Health) {
+// told completes what a token says of itself, and keeps it for the time when it
+// says nothing.
+func (t *Token) told(h boundary.Health) boundary.Health {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.health = h
+	h.Process = t.process()
+	return h
 }
 
-// lastHealth is what the token said of itself last.
-func (t *Token) lastHealth() boundary.Health {
+// silent is what the token said of itself last, and why it says nothing now.
+func (t *Token) silent(why error) boundary.Health {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := t.health
-	h.InUse = 0
+	h.InUse, h.Err, h.Process = 0, why.Error(), t.process()
 	return h
+}
+
+// process describes the worker. t.mu is held.
+func (t *Token) process() *boundary.Process {
+	p := &boundary.Process{State: string(t.state), Since: t.since, Generation: t.generation, LastEnd: t.lastEnd}
+	if w := t.current.Load(); w != nil {
+		p.PID = w.pid
+	}
+	if t.state == stateDown {
+		p.Next = t.next
+	}
+	return p
 }
 
 // tell hands on what a worker observed.

@@ -78,16 +78,22 @@ func (t *Token) launch(ctx context.Context) (_ *worker, err error) {
 			w.kill()
 		}
 	}()
-	raw, err := encodeJSON(settings{Config: t.cfg.Config, LogLevel: int(t.cfg.LogLevel)})
+	told := settings{Config: t.cfg.Config, LogLevel: int(t.cfg.LogLevel)}
+	told.Proven = t.served() > 0
+	raw, err := encodeJSON(told)
 	if err != nil {
 		return w, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	_, err = w.peer.call(ctx, start, func(f *buffer) { f.b = append(f.b, raw...) })
+	raw, err = w.peer.call(ctx, start, document(raw))
 	if errors.Is(err, errLost) {
 		w.kill()
 		err = fmt.Errorf("the worker ended (%s) while it opened the token: %w", w.how(), err)
+	}
+	health, err := read(decodeJSON[boundary.Health])(raw, err)
+	if err == nil {
+		t.told(health)
 	}
 	w.since = time.Now()
 	return w, err

@@ -90,20 +90,20 @@ func (t *Token) Public(ctx context.Context, handle string) (crypto.PublicKey, er
 
 // Generate makes a key pair.
 func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
-	write, err := document(spec)
+	raw, err := encodeJSON(spec)
 	if err != nil {
 		return boundary.Generated{}, err
 	}
-	return read(readGenerated)(t.ask(ctx, opGenerate, write))
+	return read(readGenerated)(t.ask(ctx, opGenerate, document(raw)))
 }
 
 // Discard destroys whatever stands under a spec's name.
 func (t *Token) Discard(ctx context.Context, spec boundary.Spec) error {
-	write, err := document(spec)
+	raw, err := encodeJSON(spec)
 	if err != nil {
 		return err
 	}
-	_, err = t.ask(ctx, opDiscard, write)
+	_, err = t.ask(ctx, opDiscard, document(raw))
 	return err
 }
 
@@ -130,15 +130,16 @@ func (t *Token) List(ctx context.Context) ([]boundary.Found, error) {
 
 // Health asks the token how it is, or says why there is nobody to ask.
 func (t *Token) Health(ctx context.Context) boundary.Health {
-	raw, err := t.ask(ctx, opHealth, nothing)
+	w, err := t.serves()
+	var raw []byte
+	if err == nil {
+		raw, err = w.peer.call(ctx, opHealth, nothing)
+	}
 	h, err := read(decodeJSON[boundary.Health])(raw, err)
 	if err != nil {
-		h = t.lastHealth()
-		h.Err = err.Error()
-		return h
+		return t.silent(err)
 	}
-	t.remember(h)
-	return h
+	return t.told(h)
 }
 
 // ask has the worker do one thing. What changes nothing is asked once more if
@@ -167,10 +168,7 @@ func (t *Token) ask(ctx context.Context, k kind, write func(*buffer)) ([]byte, e
 
 func text(s string) func(*buffer) { return func(f *buffer) { f.b = append(f.b, s...) } }
 
-func document(v any) (func(*buffer), error) {
-	raw, err := encodeJSON(v)
-	return func(f *buffer) { f.b = append(f.b, raw...) }, err
-}
+func document(raw []byte) func(*buffer) { return func(f *buffer) { f.b = append(f.b, raw...) } }
 
 // read decodes an answer if there is one.
 func read[T any](decode func([]byte) (T, error)) func([]byte, error) (T, error) {

@@ -1,0 +1,74 @@
+package hsm_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+)
+
+// overSocket is SoftHSM behind `p11-kit server`: a token in another process, as a
+// network HSM is.
+type overSocket struct {
+	t      *testing.T
+	socket string
+	label  string
+	server *exec.Cmd
+}
+
+func p11kit(t *testing.T) (hsm.Config, *overSocket) {
+	t.Helper()
+	found, err := filepath.Glob("/usr/lib/*/pkcs11/p11-kit-client.so")
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no p11-kit-client.so (make softhsm installs it): %v", err)
+	}
+	cfg := softHSM(t)
+	dir, err := os.MkdirTemp("", "p11kit") // sun_path holds 108 bytes
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := &overSocket{t: t, socket: filepath.Join(dir, "s"), label: cfg.TokenLabel}
+	t.Setenv("P11_KIT_SERVER_ADDRESS", "unix:path="+s.socket)
+	s.start(cfg.Module)
+	cfg.Module = found[0]
+	return cfg, s
+}
+
+func (s *overSocket) start(module string) {
+	s.t.Helper()
+	_ = os.Remove(s.socket)
+	s.server = exec.Command("p11-kit", "server", "-f", "-n", s.socket, "--provider", module, "pkcs11:token="+s.label)
+	s.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	must(s.t, s.server.Start())
+	eventually(s.t, "p11-kit's socket", func() bool { _, err := os.Stat(s.socket); return err == nil })
+	s.t.Cleanup(s.kill)
+}
+
+// kill ends the server and the process that it has for each connection.
+func (s *overSocket) kill() {
+	_ = syscall.Kill(-s.server.Process.Pid, syscall.SIGKILL)
+	_ = s.server.Wait()
+}
+
+func TestTokenInAnotherProcessThatDiesUnderLoadAndReturns(t *testing.T) {
+	cfg, server := p11kit(t)
+	module := "/usr/lib/softhsm/libsofthsm2.so"
+	token := openInWorker(t, cfg)
+	g := generated(t, token)
+	stop := load(t, opener(t, token, g), 4, boundary.ErrUnavailable, boundary.ErrBusy)
+	for range 2 {
+		time.Sleep(50 * time.Millisecond)
+		server.kill()
+		eventually(t, "health to notice", func() bool { return token.Health(t.Context()).Err != "" })
+		time.Sleep(500 * time.Millisecond)
+		server.start(module)
+		t.Logf("serving again %s after the server's return", backWithin(t, token, g))
+	}
+	if stop() == 0 {
+		t.Error("nothing was opened")
+	}
+}
