@@ -195,19 +195,6 @@ func (a *answer) describe() string {
 	return "a body of type " + a.media
 }
 
-// strict reads a whole JSON body that has no other fields.
-func strict(body []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something follows the JSON")
-	}
-	return nil
-}
-
 // decodeJSON reads a whole JSON body. Unknown fields are no error: Wise adds
 // fields without notice.
 func decodeJSON(body []byte, into any) error {

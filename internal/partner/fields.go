@@ -1,6 +1,7 @@
 package partner
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -47,9 +48,9 @@ func checkFields(body []byte, e Endpoint) error {
 	if len(body) == 0 {
 		return nil
 	}
-	var members map[string]any
-	if json.Unmarshal(body, &members) != nil {
-		return fmt.Errorf("%w: the body is not a JSON object", ErrRequest)
+	members, err := readObject(body)
+	if err != nil {
+		return err
 	}
 	for _, pointer := range e.Seal {
 		value, ok := at(members, pointer)
@@ -59,6 +60,47 @@ func checkFields(body []byte, e Endpoint) error {
 		}
 	}
 	return nil
+}
+
+// readObject reads a body that is a JSON object of one meaning: of two members
+// of a name, the partner might take the one that was not looked at.
+func readObject(body []byte) (map[string]any, error) {
+	var members map[string]any
+	if json.Unmarshal(body, &members) != nil || members == nil {
+		return nil, fmt.Errorf("%w: the body is not a JSON object", ErrRequest)
+	}
+	if !unique(json.NewDecoder(bytes.NewReader(body))) {
+		return nil, fmt.Errorf("%w: the body has a member twice", ErrRequest)
+	}
+	return members, nil
+}
+
+// unique reports whether no object in the next value has a member twice. The
+// value is known to be valid JSON.
+func unique(dec *json.Decoder) bool {
+	token, err := dec.Token()
+	if err != nil {
+		return false
+	}
+	open, nested := token.(json.Delim)
+	if !nested {
+		return true
+	}
+	seen := map[any]bool{}
+	for dec.More() {
+		if open == '{' {
+			name, err := dec.Token()
+			if err != nil || seen[name] {
+				return false
+			}
+			seen[name] = true
+		}
+		if !unique(dec) {
+			return false
+		}
+	}
+	_, err = dec.Token() // the closing one
+	return err == nil
 }
 
 // at resolves a JSON pointer.

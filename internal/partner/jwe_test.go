@@ -294,6 +294,21 @@ func TestHeadersOfADescribedPartner(t *testing.T) {
 	}
 }
 
+func TestTheConfigsHeadersComeBeforeTheCallers(t *testing.T) {
+	var sent http.Header
+	j := described(t, &wire{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		sent = r.Header.Clone()
+		w.WriteHeader(204)
+	})}, func(c *partner.JWEConfig) {
+		c.Header, c.Forward = map[string]string{"X-Fixed": "1"}, []string{"X-Fixed", "X-Free"}
+	})
+	_, err := j.Do(t.Context(), partner.Request{Method: "POST", Path: "/v1/x", Body: []byte(compactJWE), Authorization: "Bearer user-1",
+		Header: http.Header{"X-Fixed": {"2"}, "x-free": {"3"}}})
+	if err != nil || !cmp.Equal(sent["X-Fixed"], []string{"1"}) || sent.Get("X-Free") != "3" {
+		t.Errorf("got %v with %v", err, sent)
+	}
+}
+
 func TestDescribedRequestsThatNeverLeave(t *testing.T) {
 	h := &wire{Handler: routes{}}
 	whole := described(t, h)

@@ -232,6 +232,8 @@ func TestPowensRequestsThatNeverLeave(t *testing.T) {
 	for name, req := range map[string]partner.Request{
 		"a password in clear":   {Path: connections, Body: []byte(`{"password":"hunter2"}`)},
 		"one deep inside":       {Path: connections + "/1", Body: []byte(`{"more":[{"a/b":"hunter2"}]}`)},
+		"a password twice":      {Path: connections, Body: []byte(`{"password":"hunter2","password":"` + compactJWE + `"}`)},
+		"twice, deep inside":    {Path: connections, Body: []byte(`{"more":[{"a/b":"hunter2","a\u002fb":"` + compactJWE + `"}]}`)},
 		"a token":               {Path: "/auth/token", Body: []byte(`{}`)},
 		"a token of a user":     {Path: "/auth/init", Body: []byte(`{}`)},
 		"no JSON":               {Path: connections, Body: []byte(`password=hunter2`)},

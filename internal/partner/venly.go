@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -199,9 +198,9 @@ func (v *Venly) Do(ctx context.Context, req Request) (*Response, error) {
 
 // checkVenlyBody looks for PINs in the places that the API has for them.
 func checkVenlyBody(path string, body []byte) error {
-	var members map[string]any
-	if json.Unmarshal(body, &members) != nil {
-		return fmt.Errorf("%w: the body is not a JSON object", ErrRequest)
+	members, err := readObject(body)
+	if err != nil {
+		return err
 	}
 	pointers := []string{"/pincode", "/signingMethod/value"}
 	if _, sealed := at(members, "/encryption/key/encryptedValue"); !sealed && strings.Contains(path, "/signing-methods") {

@@ -191,6 +191,7 @@ func TestVenlyRequestsThatNeverLeave(t *testing.T) {
 		"one of a method":        {Path: "/api/users/u/signing-methods", Body: []byte(`{"type":"PIN","value":"123456"}`)},
 		"one as it used to be":   {Path: "/api/transactions", Body: []byte(`{"pincode":"123456"}`)},
 		"one beside an envelope": {Path: "/api/users", Body: []byte(`{"pincode":"123456",` + sealed[1:])},
+		"one twice":              {Path: "/api/users", Body: []byte(`{"signingMethod":{"value":"123456"},"signingMethod":{}}`)},
 		"one in the old header":  {Path: "/api/transactions", Body: []byte(`{}`), Header: http.Header{"Signing-Method": {"id:123456"}}},
 		"no JSON":                {Path: "/api/transactions", Body: []byte(`123456`)},
 		"a token of somebody's":  {Path: "/api/transactions", Body: []byte(`{}`), Authorization: "Bearer user-1"},

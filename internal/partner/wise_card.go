@@ -175,12 +175,25 @@ func (w *WiseCard) Do(ctx context.Context, req Request) (*Response, error) {
 	own := w.GetHeaders("")
 	if len(req.Body) > 0 {
 		own = w.Headers("")
-		var frame cardFrame
-		if strict(req.Body, &frame) != nil || !isCompact([]byte(frame.Payload)) {
-			return nil, w.gate.refuse("%w: the body is not a frame around a compact JWE", ErrRequest)
+		if err := checkFrame(req.Body); err != nil {
+			return nil, w.gate.refuse("%w", err)
 		}
 	}
 	return w.gate.do(ctx, req, w.Endpoint(req.Method, req.Path), own, w.read)
+}
+
+// checkFrame refuses what is not a frame around an envelope and nothing else.
+func checkFrame(body []byte) error {
+	members, err := readObject(body)
+	if err != nil {
+		return err
+	}
+	_, versioned := members["keyVersion"].(float64)
+	payload, _ := members["encryptedPayload"].(string)
+	if len(members) != 2 || !versioned || !isCompact([]byte(payload)) {
+		return fmt.Errorf("%w: the body is not a frame around a compact JWE", ErrRequest)
+	}
+	return nil
 }
 
 // read tells answers apart by their content: where the JWE stands in one, and
