@@ -3,10 +3,43 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
+
+// TestThePartnersPagesWork runs the sh blocks of docs/partners that are for the
+// simulator, each page in a shell of its own.
+func TestThePartnersPagesWork(t *testing.T) {
+	p := start(t)
+	pages, err := filepath.Glob("../../docs/partners/*.md")
+	if err != nil || len(pages) < 6 {
+		t.Fatalf("%d pages, %v", len(pages), err)
+	}
+	for _, path := range pages {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			page, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			blocks := regexp.MustCompile("(?s)```sh sim\n(.*?)```").FindAllSubmatch(page, -1)
+			if len(blocks) == 0 {
+				t.Fatal("nothing to try")
+			}
+			script := "set -eu"
+			for _, block := range blocks {
+				script += "\n" + string(block[1])
+			}
+			cmd := exec.CommandContext(t.Context(), "bash", "-o", "pipefail", "-c", script)
+			cmd.Env = append(os.Environ(), "WORK="+t.TempDir(), "SIM="+p.base)
+			out, err := cmd.CombinedOutput()
+			if err != nil || !regexp.MustCompile(`"(key|publicKey|keyMaterial|access_token|kty)":`).Match(out) {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
 
 // TestTheManualsCommandsWork runs every sh block of docs/partnersim.md, in
 // order, in one shell.

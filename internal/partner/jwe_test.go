@@ -75,6 +75,7 @@ func TestKeyOfAPartnerComesFromWhereTheConfigSays(t *testing.T) {
 	answers := routes{
 		"GET /jwk":    always(200, toJSON(jwkOf(public, "k1", ""))),
 		"GET /jwks":   always(200, toJSON(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{jwkOf(public, "k1", ""), jwkOf(&otherRSA().PublicKey, "k2", "")}})),
+		"GET /twice":  always(200, toJSON(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{jwkOf(public, "k1", ""), jwkOf(&otherRSA().PublicKey, "k1", "")}})),
 		"GET /pem":    envelope("text/plain", text["PEM"]),
 		"GET /spki":   envelope("text/plain", text["base64 of DER"]+"\n"),
 		"GET /own":    always(200, toJSON(map[string]any{"data": []any{map[string]any{"key": text["base64 of PEM"], "id": "k1"}}})),
@@ -128,6 +129,7 @@ func TestKeyOfAPartnerComesFromWhereTheConfigSays(t *testing.T) {
 		"no name":         at("/pem"),
 		"several":         at("/jwks"),
 		"not there":       with(at("/jwks"), "k9", ""),
+		"one name twice":  with(at("/twice"), "k1", partner.ChooseFirst),
 		"no member":       {URL: "https://keys.example/own", Member: "/data/1/key"},
 		"no id":           {URL: "https://keys.example/own", Member: "/data/0/key", IDMember: "/data/0/x"},
 		"no file":         {File: filepath.Join(dir, "none")},
