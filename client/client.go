@@ -90,7 +90,8 @@ type call struct {
 	body         []byte
 	bodyType     string
 	accept       string
-	repeatable   bool // a POST that changes nothing may be sent again when its connection was stale
+	token        string // the caller's own at the partner
+	repeatable   bool   // a POST that changes nothing may be sent again when its connection was stale
 }
 
 // do sends a request. The answer is one of success; everything else is an error.
@@ -107,6 +108,9 @@ func (c *Client) do(ctx context.Context, q call) (*http.Response, error) {
 		req.Header.Set("Content-Type", q.bodyType)
 	}
 	req.Header.Set("Accept", q.accept)
+	if q.token != "" {
+		req.Header.Set("Authorization", "Bearer "+q.token)
+	}
 	if id, ok := ctx.Value(requestIDKey{}).(string); ok {
 		req.Header.Set(requestID, id)
 	}

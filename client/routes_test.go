@@ -64,6 +64,14 @@ func TestEveryRoute(t *testing.T) {
 		{"Encrypt for one that is not", func(ctx context.Context, c *client.Client) (any, error) {
 			return one(c.Encrypt(ctx, "wise", []byte("plain"), client.EncryptOptions{Direct: new(false)}))
 		}, seen{"POST /v1/partners/wise/encrypt?direct=false", "application/octet-stream", "application/json", "plain"}, &client.Sealed{}},
+		{"Encrypt values", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.Encrypt(ctx, "jh", []byte("{}"), client.EncryptOptions{URL: "/x", Method: "PUT", Fields: []string{"/a/b", "/c"}, PublicKeyAt: "/k", Ephemeral: new(true)}))
+		}, seen{"POST /v1/partners/jh/encrypt?ephemeral=true&field=%2Fa%2Fb&field=%2Fc&method=PUT&public_key_at=%2Fk&url=%2Fx", "application/octet-stream", "application/json", "{}"},
+			&client.Sealed{Body: `{"a":1}`, Headers: map[string]string{}}},
+		{"EncryptMethod", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.EncryptMethod(ctx, "venly", client.SigningMethod{ID: "m", Value: "1234"}, []byte("exact"), client.EncryptOptions{}))
+		}, seen{"POST /v1/partners/venly/encrypt?form=header", "application/octet-stream", "application/json", `{"signing_method":{"id":"m","value":"1234"},"body":"ZXhhY3Q="}`},
+			&client.Sealed{Headers: map[string]string{"Encrypted-Signing-Method": "x"}}},
 		{"Encrypt without options", func(ctx context.Context, c *client.Client) (any, error) {
 			return one(c.Encrypt(ctx, "wise", nil, client.EncryptOptions{}))
 		}, seen{"POST /v1/partners/wise/encrypt", "application/octet-stream", "application/json", ""}, &client.Sealed{}},
@@ -159,6 +167,34 @@ func TestEveryRoute(t *testing.T) {
 	}
 }
 
+func TestDecryptFieldsNamesThem(t *testing.T) {
+	var line string
+	c := daemon(t, func(w http.ResponseWriter, r *http.Request) {
+		line = r.Method + " " + r.URL.RequestURI()
+		w.Header().Set("Keyd-Kid", kid)
+		answer(w, "application/json", `{"a":"x"}`)
+	})
+	opened, err := c.DecryptFields(t.Context(), "jh", []byte(`{"a":"e.e.e"}`), client.DecryptOptions{Fields: []string{"/a", "/b"}, JSONFields: []string{"/c"}, Exchange: "x"})
+	if err != nil || string(opened.Plaintext) != `{"a":"x"}` || opened.KID != kid || line != "POST /v1/partners/jh/decrypt?exchange=x&field=%2Fa&field=%2Fb&field_json=%2Fc" {
+		t.Errorf("asked %s, got %+v, %v", line, opened, err)
+	}
+}
+
+func TestTheCallersTokenTravelsInItsHeader(t *testing.T) {
+	var got string
+	c := daemon(t, func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header.Get("Authorization")
+		answer(w, "application/json", `{"body":"b","headers":{}}`)
+	})
+	sealed, err := c.Encrypt(t.Context(), "cards", []byte("x"), client.EncryptOptions{Token: "t-1"})
+	if err != nil || got != "Bearer t-1" || sealed.Send() != "b" {
+		t.Errorf("sent %q, got %+v, %v", got, sealed, err)
+	}
+	if s := (&client.Sealed{JWE: "e"}).Send(); s != "e" {
+		t.Errorf("to send: %q", s)
+	}
+}
+
 func TestDecryptReplyNamesTheExchange(t *testing.T) {
 	var got seen
 	c := daemon(t, func(w http.ResponseWriter, r *http.Request) {
@@ -240,6 +276,9 @@ func TestNamesCannotLeaveTheirPlace(t *testing.T) {
 			"RefreshPartner": func() (any, error) { return one(c.RefreshPartner(t.Context(), name, false)) },
 			"Encrypt":        func() (any, error) { return one(c.Encrypt(t.Context(), name, nil, client.EncryptOptions{})) },
 			"Decrypt":        func() (any, error) { return one(c.Decrypt(t.Context(), name, nil)) },
+			"DecryptFields": func() (any, error) {
+				return one(c.DecryptFields(t.Context(), name, nil, client.DecryptOptions{}))
+			},
 			"DecryptReply":   func() (any, error) { return one(c.DecryptReply(t.Context(), name, "x", nil)) },
 		} {
 			if _, err := call(); err == nil || got != "" {

@@ -184,6 +184,15 @@ type Sealed struct {
 	Exchange *Exchange `json:"exchange,omitempty"`
 }
 
+// Send is what to send of a sealed request: the envelope, or the body that it
+// stands in; "" if all of it is in a header.
+func (s *Sealed) Send() string {
+	if s.Body != "" {
+		return s.Body
+	}
+	return s.JWE
+}
+
 // Exchange is a request whose reply opens with something that belongs to it
 // alone. It opens one reply.
 type Exchange struct {

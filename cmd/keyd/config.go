@@ -65,6 +65,9 @@ type whoConfig struct {
 type clientConfig struct {
 	Partner   string `yaml:"partner"`
 	whoConfig `yaml:",inline"`
+	// May says what they may: crypt (encrypt and decrypt, which is meant when
+	// nothing is said), and call (send requests to the partner through keyd).
+	May []string `yaml:"may"`
 }
 
 const (
@@ -142,30 +145,6 @@ type kmsBudget struct {
 	Look   float64 `yaml:"look"`   // DescribeKey, GetPublicKey, ListResourceTags
 	List   float64 `yaml:"list"`   // ListKeys, ListAliases
 	Change float64 `yaml:"change"` // making, naming, disabling and deleting keys
-}
-
-type partnerConfig struct {
-	// Type is wise.
-	Type string `yaml:"type"`
-	// URL is the partner's API, such as https://api.wise-sandbox.com.
-	URL          string    `yaml:"url"`
-	ClientID     string    `yaml:"client_id"`
-	ClientSecret secretRef `yaml:"client_secret"`
-	// ResponseKID says where a request names the key that the answer is to be
-	// sealed to: jose (the JOSE header's kid), header:NAME, or none.
-	ResponseKID string `yaml:"response_kid"`
-	// Encs are the content encryptions accepted in answers.
-	Encs []string `yaml:"encs"`
-	// SealEnc is the content encryption of requests.
-	SealEnc string `yaml:"seal_enc"`
-	// OnDuplicate says what a 409 to an upload we may have made before means:
-	// fail (an operator looks at it) or accept.
-	OnDuplicate string `yaml:"on_duplicate"`
-	// Proxy is an http, https or socks5 URL, or "environment"; empty is none.
-	Proxy string `yaml:"proxy"`
-	// Timeout bounds one call.
-	Timeout registry.Duration `yaml:"timeout"`
-	TLS     tlsConfig         `yaml:"tls"`
 }
 
 type tlsConfig struct {

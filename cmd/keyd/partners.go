@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -13,16 +15,46 @@ import (
 	"time"
 
 	"keyd/internal/api"
-	"keyd/internal/audit"
 	"keyd/internal/boundary"
 	"keyd/internal/partner"
 	"keyd/internal/registry"
 )
 
+// setDefaults fills what may be left out and is not package partner's to say.
+func (c *partnerConfig) setDefaults() {
+	or(&c.Timeout, registry.Duration(30*time.Second))
+	switch c.Type {
+	case partner.TypeWise:
+		or(&c.ResponseKID, "jose")
+		or(&c.Kidless, string(api.KidlessRefuse))
+		or(&c.ForeignKID, foreignRefuse)
+	case partner.TypeJWE:
+		or(&c.Kidless, string(api.KidlessRefuse))
+		or(&c.ForeignKID, foreignRefuse)
+	case partner.TypeJackHenry:
+		// No kid of ours is part of a request, so none can be expected in a reply,
+		// and what one in it would mean is not documented.
+		or(&c.Kidless, string(api.KidlessAny))
+		or(&c.ForeignKID, foreignIgnore)
+		or(&c.AssertionKey, assertionByHand)
+	}
+}
+
+// Settings that have words.
+const (
+	foreignRefuse    = "refuse"
+	foreignIgnore    = "ignore"
+	assertionByHand  = "by-hand"
+	assertionFetched = "fetched"
+)
+
 func (p *problems) partner(path, name string, c partnerConfig) {
 	before := len(*p)
 	p.name(path, name)
-	p.oneOf(path+".type", c.Type, "wise")
+	p.oneOf(path+".type", c.Type, partnerTypes...)
+	for _, wrong := range c.strange() {
+		p.add(path, "%s", wrong)
+	}
 	u, err := url.Parse(c.URL)
 	switch {
 	case err != nil || u.Host == "" || u.RawQuery != "" || u.User != nil:
@@ -30,27 +62,141 @@ func (p *problems) partner(path, name string, c partnerConfig) {
 	case u.Scheme != "https" && (u.Scheme != "http" || !isLoopbackHost(u.Hostname())):
 		p.add(path+".url", "%q: plain http is for a loopback address only", c.URL)
 	}
-	if c.ClientID == "" {
+	if c.Type == partner.TypeWise && c.ClientID == "" {
 		p.add(path+".client_id", "is missing")
 	}
-	p.check(path+".client_secret", c.ClientSecret.check())
-	if _, err := parseResponseKID(c.ResponseKID); err != nil {
-		p.check(path+".response_kid", err)
+	if c.ClientSecret != "" || c.Type == partner.TypeWise {
+		p.check(path+".client_secret", c.ClientSecret.check())
 	}
 	for _, enc := range append(slices.Clone(c.Encs), c.SealEnc) {
-		if _, ok := boundary.CEKLen(enc); !ok {
+		if _, ok := boundary.CEKLen(enc); !ok && enc != "" {
 			p.add(path+".encs", "%q is not a content encryption keyd knows", enc)
 		}
 	}
-	p.oneOf(path+".on_duplicate", c.OnDuplicate, "fail", "accept")
+	if c.Kidless != "" {
+		p.oneOf(path+".kidless", c.Kidless, string(api.KidlessRefuse), string(api.KidlessActive), string(api.KidlessAny))
+		p.oneOf(path+".foreign_kid", c.ForeignKID, foreignRefuse, foreignIgnore)
+	}
+	if c.AssertionKey != "" {
+		p.oneOf(path+".assertion_key", c.AssertionKey, assertionByHand, assertionFetched)
+	}
 	if c.Timeout < registry.Duration(time.Second) || c.Timeout > registry.Duration(5*time.Minute) {
 		p.add(path+".timeout", "%s: want 1s to 5m", c.Timeout)
 	}
 	p.tls(path+".tls", c.TLS)
+	_, err = c.pins()
+	p.check(path+".pin", err)
 	if len(*p) == before {
-		_, err := newWise(name, c, slog.New(slog.DiscardHandler), nil)
+		_, err := newRemote(name, c, dealings{log: slog.New(slog.DiscardHandler), sign: noSignature})
 		p.check(path, err)
 	}
+}
+
+// pins are the fingerprints as the registry has them.
+func (c *partnerConfig) pins() ([]string, error) {
+	var pins []string
+	for _, pin := range c.Pin {
+		sum, ok := strings.CutPrefix(pin, "sha256:")
+		if raw, err := hex.DecodeString(sum); !ok || err != nil || len(raw) != 32 {
+			return nil, fmt.Errorf("%q: want sha256: and 64 hex digits; keyd partners show prints the fingerprint", pin)
+		}
+		pins = append(pins, strings.ToLower(sum))
+	}
+	return pins, nil
+}
+
+// dealings is what a partner's client is given besides its config.
+type dealings struct {
+	log     *slog.Logger
+	observe func(op string, status int, d time.Duration, err error)
+	sign    func(ctx context.Context, input func(kid string) []byte) ([]byte, error)
+}
+
+func noSignature(context.Context, func(string) []byte) ([]byte, error) {
+	return nil, errors.New("the config is only being checked")
+}
+
+// newRemote makes the client of one partner.
+func newRemote(name string, c partnerConfig, d dealings) (remote, error) {
+	link, err := c.connection(name, d)
+	if err != nil {
+		return nil, err
+	}
+	secret := c.ClientSecret.read
+	if c.ClientSecret == "" {
+		secret = nil
+	}
+	switch c.Type {
+	case partner.TypeWise:
+		kid, err := parseResponseKID(c.ResponseKID)
+		if err != nil {
+			return nil, fmt.Errorf("response_kid: %w", err)
+		}
+		return some(partner.NewWise(partner.WiseConfig{Connection: link, ClientID: c.ClientID, ClientSecret: secret, ResponseKID: kid, OnDuplicate: c.OnDuplicate,
+			SealEnc: c.SealEnc, ReplyEncs: c.Encs, Authorization: c.Authorization, Direct: c.Direct, DirectMaybe: c.DirectMaybe}))
+	case partner.TypeWiseCard:
+		return some(partner.NewWiseCard(partner.WiseCardConfig{Connection: link, Replies: c.Replies, KeyVersion: c.KeyVersion}))
+	case partner.TypeJackHenry:
+		sign := d.sign
+		if c.Authorization == partner.AuthCaller {
+			sign = nil
+		}
+		return some(partner.NewJackHenry(partner.JackHenryConfig{Connection: link, Prefix: c.Prefix, KeyPath: c.KeyPath, Authorization: c.Authorization,
+			ClientID: c.ClientID, Sign: sign, TokenURL: c.TokenURL, Audience: c.Audience, Scopes: c.Scopes, KeyForm: c.KeyForm, Fields: c.fields(), ReplyEncs: c.Encs}))
+	case partner.TypePowens:
+		return some(partner.NewPowens(partner.PowensConfig{Connection: link, Authorization: c.Authorization, KeyAuthorization: c.KeyAuthorization,
+			ClientID: c.ClientID, ClientSecret: secret, Scopes: c.Scopes, KeyID: c.KeyID, StaleCodes: c.StaleCodes, Fields: c.fields()}))
+	case partner.TypeVenly:
+		return some(partner.NewVenly(partner.VenlyConfig{Connection: link, Authorization: c.Authorization, ClientID: c.ClientID, ClientSecret: secret,
+			TokenURL: c.TokenURL, KeyID: c.KeyID, Hash: c.Hash, Body: c.Body}))
+	case partner.TypeJWE:
+		return some(partner.NewJWE(c.described(link, secret)))
+	}
+	return nil, fmt.Errorf("type %q: want one of %s", c.Type, strings.Join(partnerTypes, ", "))
+}
+
+// some keeps a nil client from becoming a remote that is not nil.
+func some[R remote](r R, err error) (remote, error) {
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// described is a partner of which nothing is known but its config.
+func (c *partnerConfig) described(link partner.Connection, secret func() ([]byte, error)) partner.JWEConfig {
+	return partner.JWEConfig{Connection: link, Key: partner.KeySource(c.Key),
+		Form: c.Form, SealAlg: c.SealAlg, SealEnc: c.SealEnc, KID: c.KID, URLHeader: c.URLHeader, JOSE: c.JOSE, IssuedAt: c.IssuedAt,
+		ReplyAlgs: c.Algs, ReplyEncs: c.Encs, Direct: c.Direct, OurKey: c.OurKey, KeyForm: c.KeyForm,
+		RequestMember: c.RequestMember, ReplyMember: c.ReplyMember, Fields: c.fields(),
+		ContentType: c.ContentType, Accept: c.Accept, Header: c.Headers,
+		Authorization: c.Authorization, TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: secret, SecretIn: c.SecretIn, Scopes: c.Scopes, StaleCodes: c.StaleCodes}
+}
+
+func (c *partnerConfig) connection(name string, d dealings) (partner.Connection, error) {
+	roots, err := c.TLS.authorities()
+	if err != nil {
+		return partner.Connection{}, err
+	}
+	link := partner.Connection{Name: name, BaseURL: c.URL, RootCAs: roots, Proxy: c.Proxy, Timeout: time.Duration(c.Timeout), Logger: d.log, Observe: d.observe,
+		Forward: c.Forward, StaleStatus: c.StaleStatus}
+	for _, a := range c.Allow {
+		link.Allow = append(link.Allow, partner.Allow(a))
+	}
+	if c.TLS.Cert != "" {
+		link.ClientCert = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.TLS.certificate() }
+	}
+	return link, nil
+}
+
+// fields is nil where the config names none: package partner then takes what is
+// documented.
+func (c *partnerConfig) fields() []partner.FieldRule {
+	var rules []partner.FieldRule
+	for _, f := range c.Fields {
+		rules = append(rules, partner.FieldRule(f))
+	}
+	return rules
 }
 
 func (p *problems) tls(path string, c tlsConfig) {
@@ -75,29 +221,6 @@ func parseResponseKID(s string) (partner.ResponseKID, error) {
 		return partner.ResponseKID{In: in, Header: header}, nil
 	}
 	return partner.ResponseKID{}, fmt.Errorf("%q: want jose, header:NAME or none", s)
-}
-
-// newWise makes the client of one partner. observe is told of every call.
-func newWise(name string, c partnerConfig, log *slog.Logger,
-	observe func(op string, status int, d time.Duration, err error)) (*partner.Wise, error) {
-	kid, err := parseResponseKID(c.ResponseKID)
-	if err != nil {
-		return nil, fmt.Errorf("response_kid: %w", err)
-	}
-	roots, err := c.TLS.authorities()
-	if err != nil {
-		return nil, err
-	}
-	cfg := partner.WiseConfig{
-		Connection: partner.Connection{Name: name, BaseURL: c.URL, RootCAs: roots, Proxy: c.Proxy,
-			Timeout: time.Duration(c.Timeout), Logger: log, Observe: observe},
-		ClientID: c.ClientID, ClientSecret: c.ClientSecret.read,
-		ResponseKID: kid, OnDuplicate: c.OnDuplicate, SealEnc: c.SealEnc, ReplyEncs: c.Encs,
-	}
-	if c.TLS.Cert != "" {
-		cfg.ClientCert = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.TLS.certificate() }
-	}
-	return partner.NewWise(cfg)
 }
 
 // certificate reads the client certificate afresh.
@@ -132,26 +255,4 @@ func (c tlsConfig) authorities() (*x509.CertPool, error) {
 		return nil, fmt.Errorf("%s holds no PEM certificate", c.CA)
 	}
 	return pool, nil
-}
-
-// canary asks Wise's playground for an answer sealed to us and opens it the way
-// any answer is opened.
-type canary struct {
-	partner string
-	wise    *partner.Wise
-	opener  *api.Opener
-}
-
-// Probe returns the kid that the playground's answer named.
-func (c canary) Probe(ctx context.Context, kid string) (string, error) {
-	compact, err := c.wise.Playground(ctx, kid)
-	if err != nil {
-		return "", err
-	}
-	opened, err := c.opener.Open(ctx, audit.System, c.partner, compact)
-	if err != nil {
-		return "", fmt.Errorf("opening the playground's answer: %w", err)
-	}
-	clear(opened.Plaintext)
-	return opened.KID, nil
 }

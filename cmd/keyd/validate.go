@@ -44,13 +44,7 @@ func (c *config) setDefaults() {
 		c.Backends[name] = b
 	}
 	for name, p := range c.Partners {
-		or(&p.ResponseKID, "jose")
-		or(&p.SealEnc, "A256GCM")
-		or(&p.OnDuplicate, "fail")
-		or(&p.Timeout, registry.Duration(30*time.Second))
-		if len(p.Encs) == 0 {
-			p.Encs = []string{"A256GCM"}
-		}
+		p.setDefaults()
 		c.Partners[name] = p
 	}
 	for name, k := range c.Keys {
@@ -110,6 +104,11 @@ func (c *config) validate() error {
 			p.add("keys."+name, "partner %s already has the key %s", use.partner, other)
 		}
 		owner[use] = name
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Partners)) {
+		if slices.Contains(c.Partners[name].uses(name), boundary.PS256) && owner[keyUse{name, true}] == "" {
+			p.add("partners."+name, "it asks for signed assertions: name a key for it with algorithm: PS256, or set authorization: caller")
+		}
 	}
 	return errors.Join(p...)
 }
@@ -210,8 +209,19 @@ func (p *problems) key(path, name string, k keyConfig, c *config) {
 		p.add(path+".backend", "%s is lost: new versions need another backend", k.Backend)
 	}
 	p.check(path+".algorithm", k.material().Check())
+	if uses := c.Partners[k.Partner].uses(k.Partner); uses != nil && !slices.Contains(uses, k.Algorithm) {
+		p.add(path+".algorithm", "%s is of no use with partner %s: %s", k.Algorithm, k.Partner, say(uses))
+	}
 	p.level(path+".min_boundary", k.MinBoundary)
 	p.check(path, rotation.ValidatePolicy(k.policy()))
+}
+
+// say names what a partner has keys of ours for.
+func say(uses []string) string {
+	if len(uses) == 0 {
+		return "it seals nothing to us, and asks for no signature"
+	}
+	return "want " + strings.Join(uses, " or ")
 }
 
 // keyUse is what a partner has one key for.

@@ -18,7 +18,6 @@ import (
 	"keyd/internal/boundary"
 	"keyd/internal/exchange"
 	"keyd/internal/hsm"
-	"keyd/internal/partner"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
 )
@@ -32,8 +31,8 @@ type keyd struct {
 	audit    *audit.Log
 	registry *registry.Registry
 	backends map[string]rotation.Backend
-	closers  []io.Closer // of the backends that hold something open
-	wises    map[string]*partner.Wise
+	closers  []io.Closer       // of the backends that hold something open
+	remotes  map[string]remote // the partners
 	opener   *api.Opener
 	engine   *rotation.Engine
 	server   *api.Server
@@ -43,7 +42,7 @@ const registryFile = "keyd.db"
 
 // wire makes every part. What was made is closed again when a later part fails.
 func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err error) {
-	d := &keyd{cfg: cfg, log: log, metrics: api.NewMetrics(), backends: map[string]rotation.Backend{}, wises: map[string]*partner.Wise{}}
+	d := &keyd{cfg: cfg, log: log, metrics: api.NewMetrics(), backends: map[string]rotation.Backend{}, remotes: map[string]remote{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.close())
@@ -98,11 +97,11 @@ func (d *keyd) makePartners(context.Context) error {
 		observe := func(op string, status int, took time.Duration, err error) {
 			d.metrics.ObservePartnerCall(name, op, status, took, err)
 		}
-		wise, err := newWise(name, d.cfg.Partners[name], d.part("partner"), observe)
+		r, err := newRemote(name, d.cfg.Partners[name], dealings{log: d.part("partner"), observe: observe, sign: d.signer(name)})
 		if err != nil {
 			return fmt.Errorf("partner %s: %w", name, err)
 		}
-		d.wises[name] = wise
+		d.remotes[name] = r
 	}
 	return nil
 }
@@ -122,17 +121,16 @@ func (d *keyd) makeOpener(context.Context) (err error) {
 // partnerFacts is what the API knows of the partners.
 func (d *keyd) partnerFacts() []api.Partner {
 	var all []api.Partner
-	for _, name := range slices.Sorted(maps.Keys(d.wises)) {
-		all = append(all, facts(name, d.wises[name]))
+	for _, name := range slices.Sorted(maps.Keys(d.remotes)) {
+		all = append(all, facts(name, d.cfg.Partners[name], d.remotes[name]))
 	}
 	return all
 }
 
 func (d *keyd) makeEngine(ctx context.Context) (err error) {
 	partners := map[string]rotation.Partner{}
-	for name, wise := range d.wises {
-		partners[name] = rotation.Partner{Announcer: wise, KeySource: wise,
-			Canary: canary{partner: name, wise: wise, opener: d.opener}, Withdraw: wiseWithdraws}
+	for name, r := range d.remotes {
+		partners[name] = d.dealingsOf(name, r)
 	}
 	d.engine, err = rotation.New(rotation.Config{
 		Instance: d.cfg.Instance, Registry: d.registry, Audit: d.audit, Logger: d.part("rotation"),

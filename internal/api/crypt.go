@@ -63,7 +63,8 @@ func (s *Server) encrypt(x *visit) error {
 	var sealed *client.Sealed
 	w, err := x.readSealing(s, p)
 	if err == nil {
-		sealed, err = s.seal(x.r.Context(), x.actor, p, w)
+		ctx := withAuthorization(x.r.Context(), x.r.Header.Get("Authorization"))
+		sealed, err = s.seal(ctx, x.actor, p, w)
 	}
 	s.cfg.Meters.sealed(p.Name, err)
 	if err != nil {
@@ -80,6 +81,9 @@ func (s *Server) encrypt(x *visit) error {
 		h.Set(exchangeHeader, sealed.Exchange.ID)
 	}
 	h.Set("Keyd-Partner-Key", sealed.KeyID)
+	if sealed.JWE == "" && sealed.Body == "" {
+		return x.json(sealed) // all of it is in a header
+	}
 	if sealed.Body != "" {
 		x.respond(http.StatusOK, "application/json", []byte(sealed.Body))
 		return nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"keyd/internal/boundary"
 	"keyd/internal/jwe"
@@ -19,13 +20,19 @@ type Partner struct {
 
 	// Form is what is sealed of a request.
 	Form Form
-	// Seal and SealEnc are alg and enc of envelopes to it.
+	// Own makes its envelopes, with FormOwn.
+	Own Enveloper
+	// Seal and SealEnc are alg and enc of envelopes to it, but for FormOwn.
 	Seal    jwe.SealAlg
 	SealEnc string
 	// KID is whose key the kid in the JOSE header of a request names.
 	KID KIDOf
 	// URLInJOSE: the JOSE header of a request carries its path as url.
 	URLInJOSE bool
+	// JOSE are further members of that header, and IssuedIn the unit of its iat
+	// (time.Second or time.Millisecond); 0 is none.
+	JOSE     map[string]string
+	IssuedIn time.Duration
 
 	// Algs and Encs are accepted in envelopes from it; none: it seals nothing to
 	// us.
@@ -40,6 +47,8 @@ type Partner struct {
 	// KeyInBody: our public key travels in the body of a request, a standing one
 	// or one that is made for its reply.
 	KeyInBody bool
+	// CallersKey: the partner shows its key to a caller's own token only.
+	CallersKey bool
 
 	Remote Remote
 }
@@ -52,6 +61,7 @@ const (
 	FormBody   Form = "body"   // all of it: the envelope is the body
 	FormMember Form = "member" // all of it: the envelope stands in a frame
 	FormFields Form = "fields" // values in a JSON body, each by itself
+	FormOwn    Form = "own"    // the partner has its own kind of envelope, in the body or in a header
 )
 
 // KIDOf is whose key a kid names.
@@ -67,8 +77,9 @@ const (
 // Remote is what keyd knows how to say to a partner.
 type Remote interface {
 	// Headers and GetHeaders are what a request must carry, with a sealed body
-	// and without one, when kid is our active version.
-	Headers(kid string) http.Header
+	// and without one, when kid is our active version and keyID the partner's name
+	// for the key that it is sealed to.
+	Headers(kid, keyID string) http.Header
 	GetHeaders(kid string) http.Header
 	// Endpoint says what is special about one of its endpoints.
 	Endpoint(method, path string) Endpoint
@@ -90,6 +101,8 @@ type Endpoint struct {
 	Seal []string
 	// PublicKey is where our public key goes, with KeyInBody; "" is nowhere.
 	PublicKey string
+	// Envelope is InBody or InHeader, with FormOwn.
+	Envelope string
 }
 
 // hasExchanges reports whether a request to it can begin an exchange.
@@ -104,15 +117,19 @@ func (p *Partner) check() error {
 	}
 	wrong(p.Name == "", "no name given")
 	wrong(p.Remote == nil, "no remote given")
-	wrong(p.Form != FormBody && p.Form != FormMember && p.Form != FormFields, "a form of %q", p.Form)
-	wrong(!slices.Contains(jwe.SealAlgs, p.Seal), "alg %q is none to seal with", p.Seal)
+	wrong(!slices.Contains([]Form{FormBody, FormMember, FormFields, FormOwn}, p.Form), "a form of %q", p.Form)
+	wrong((p.Form == FormOwn) != (p.Own != nil), "an envelope of its own and a form of %q", p.Form)
+	if p.Form != FormOwn {
+		_, known := boundary.ContentOf(p.SealEnc)
+		wrong(!slices.Contains(jwe.SealAlgs, p.Seal) || !known, "alg %q and enc %q are none to seal with", p.Seal, p.SealEnc)
+	}
 	wrong(p.KID != KIDOurs && p.KID != KIDTheirs && p.KID != KIDNone, "a kid of %q, want ours, theirs or none", p.KID)
 	wrong(!slices.Contains([]Kidless{"", KidlessRefuse, KidlessActive, KidlessAny}, p.Kidless), "kidless %q, want refuse, active or any-open", p.Kidless)
 	wrong((len(p.Algs) == 0) != (len(p.Encs) == 0), "algs without encs, or the reverse")
 	for _, alg := range p.Algs {
 		wrong(boundary.KeyAlgorithm(alg) == "", "alg %q is none that is opened", alg)
 	}
-	for _, enc := range append([]string{p.SealEnc}, p.Encs...) {
+	for _, enc := range p.Encs {
 		_, known := boundary.ContentOf(enc)
 		wrong(!known, "content encryption %q is not known", enc)
 	}

@@ -67,7 +67,7 @@ func (p *partner) fetches() int {
 // under the keys of their requests.
 type remote struct{}
 
-func (remote) Headers(kid string) http.Header {
+func (remote) Headers(kid, _ string) http.Header {
 	return http.Header{"X-Key": {kid}, "X-Method": {"jwe"}}
 }
 

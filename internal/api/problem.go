@@ -54,6 +54,8 @@ var (
 	errOtherReply = errors.New("not a reply of this exchange")
 	// errNotText: what an envelope held cannot stand where it was to be put.
 	errNotText = errors.New("what was sealed cannot stand in JSON")
+	// errNeedsToken: the partner shows its key to a caller's token only.
+	errNeedsToken = errors.New("the partner shows its key to a user's own token only")
 )
 
 // What an Opener refuses an envelope with, besides the errors of jwe, boundary
@@ -135,6 +137,7 @@ var kinds = []kind{
 	{err: errNotText, status: 422, code: "not_text", title: "What was sealed cannot stand in JSON", hint: "open that envelope by itself; field puts back a string, field_json a JSON value", detail: true},
 	{err: ErrBackend, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd doctor says why", retry: 5 * time.Second},
 
+	{err: errNeedsToken, status: 400, code: "needs_token", title: "The partner shows its key to a user's own token only", hint: "send yours in the header Authorization; keyd hands it to the partner, and keeps the key"},
 	{err: errNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
 	{err: registry.ErrNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
 	{err: errNoActive, status: 409, code: "no_active", title: "The partner's key has no active version", hint: "keyd keys list says what it waits for", retry: 30 * time.Second},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -68,6 +69,18 @@ func (x *visit) sealedPath() (string, error) {
 		return "", fmt.Errorf("%w: url is %q, want an absolute path in printable ASCII, such as /v1/cases", errBadRequest, printable(text))
 	}
 	return text, nil
+}
+
+// verb reads the HTTP method of the request that is sealed; POST if none is said.
+func (x *visit) verb() (string, error) {
+	verb := x.query.Get("method")
+	switch {
+	case !x.query.Has("method"):
+		return http.MethodPost, nil
+	case slices.Contains([]string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete}, verb):
+		return verb, nil
+	}
+	return "", fmt.Errorf("%w: method is %+.16q, want POST, PUT, PATCH or DELETE", errBadRequest, verb)
 }
 
 // number reads a parameter that counts.

@@ -52,7 +52,7 @@ func (s *Server) routes() []route {
 	envelope, plaintext := int64(s.cfg.Opener.cfg.MaxEnvelope), s.cfg.MaxPlaintext
 	return []route{
 		{"POST", "/v1/partners/{partner}/decrypt", clientSocket, forClients, "decrypt", []string{"exchange", "field", "field_json"}, envelope, quick, (*Server).decrypt},
-		{"POST", "/v1/partners/{partner}/encrypt", clientSocket, forClients, "encrypt", []string{"url", "refetch", "direct", "ephemeral", "field", "public_key_at"}, plaintext, slow, (*Server).encrypt},
+		{"POST", "/v1/partners/{partner}/encrypt", clientSocket, forClients, "encrypt", []string{"url", "method", "refetch", "direct", "ephemeral", "field", "public_key_at", "form"}, plaintext, slow, (*Server).encrypt},
 		{"GET", "/v1/partners/{partner}", clientSocket, forClients, "partner.show", nil, 0, quick, (*Server).showPartner},
 
 		{"GET", "/v1/status", adminSocket, forReaders, "status", nil, 0, quick, (*Server).status},

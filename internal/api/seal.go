@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"time"
 
 	"keyd/client"
 	"keyd/internal/audit"
@@ -22,12 +23,18 @@ import (
 // sealing is what is to be sealed to a partner, and how.
 type sealing struct {
 	plaintext []byte
-	path      string // of the request; "" is not said
+	verb      string // the HTTP method of the request
+	path      string // and its path; "" is not said
 	refetch   bool   // the partner's key is fetched afresh first
 	direct    bool   // the reply comes under the content key of the request
 	ephemeral bool   // the reply comes under a key that is made for it
 	fields    []field.Pointer
 	keyAt     field.Pointer // where our public key goes; the zero Pointer is nowhere
+
+	// The rest is for FormOwn.
+	in     string         // InBody or InHeader
+	method *SigningMethod // for a header; nil: the plaintext is a document with it and the body
+	body   []byte         // of the request that it is for
 }
 
 // sealer seals one request.
@@ -49,14 +56,11 @@ func (s *Server) seal(ctx context.Context, actor audit.Actor, p *Partner, want s
 	if err := l.keys(); err != nil {
 		return nil, err
 	}
-	l.out = &client.Sealed{Headers: plain(p.headers(l.ours.KID, want.path)), KID: l.ours.KID, KeyID: l.theirs.ID}
+	l.out = &client.Sealed{Headers: plain(p.headers(l.ours.KID, l.theirs.ID, want.verb, want.path)), KID: l.ours.KID, KeyID: l.theirs.ID}
 	if l.out.KeyID == "" {
 		l.out.KeyID = l.theirs.Fingerprint
 	}
-	form := l.whole
-	if p.Form == FormFields {
-		form = l.values
-	}
+	form := map[Form]func() error{FormBody: l.whole, FormMember: l.whole, FormFields: l.values, FormOwn: l.own}[p.Form]
 	if err := form(); err != nil {
 		if l.out.Exchange != nil { // nobody will ask for its reply
 			s.cfg.Opener.Drop(ctx, actor, p.Name, l.out.Exchange.ID)
@@ -71,7 +75,7 @@ func (l *sealer) keys() (err error) {
 	if l.ours, err = l.activeVersion(l.p.Name); err != nil && !l.want.ephemeral {
 		return err
 	}
-	if l.theirs, err = l.partnerKey(l.ctx, l.actor, l.p.Name, l.want.refetch); err != nil {
+	if l.theirs, err = l.partnerKey(l.ctx, l.actor, l.p, l.want.refetch); err != nil {
 		return err
 	}
 	if l.public, err = boundary.ParsePublic(l.theirs.Public); err != nil {
@@ -137,6 +141,7 @@ func (l *sealer) envelope(plaintext []byte) (compact string, cek []byte, err err
 	if l.p.URLInJOSE {
 		header.URL = l.want.path
 	}
+	header.Extra = l.p.jose(time.Now())
 	compact, cek, err = jwe.SealKeeping(l.public, header, plaintext)
 	switch {
 	case errors.Is(err, jwe.ErrTooLarge):
@@ -175,11 +180,26 @@ func (l *sealer) began(ticket exchange.Ticket) {
 	}
 }
 
+// jose are the further members of a JOSE header.
+func (p *Partner) jose(now time.Time) map[string]any {
+	if len(p.JOSE) == 0 && p.IssuedIn == 0 {
+		return nil
+	}
+	extra := map[string]any{}
+	for name, value := range p.JOSE {
+		extra[name] = value
+	}
+	if p.IssuedIn > 0 {
+		extra["iat"] = now.UnixNano() / int64(p.IssuedIn)
+	}
+	return extra
+}
+
 // headers are those of a request with a sealed body to a path; "" is any.
-func (p *Partner) headers(kid, path string) http.Header {
-	h := p.Remote.Headers(kid).Clone()
+func (p *Partner) headers(kid, keyID, verb, path string) http.Header {
+	h := p.Remote.Headers(kid, keyID).Clone()
 	if path != "" {
-		maps.Copy(h, p.Remote.Endpoint(http.MethodPost, path).Header)
+		maps.Copy(h, p.Remote.Endpoint(verb, path).Header)
 	}
 	return h
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"keyd/internal/audit"
@@ -23,6 +22,10 @@ func (x *visit) readSealing(s *Server, p *Partner) (w sealing, err error) {
 	if w.path, err = x.sealedPath(); err != nil {
 		return w, err
 	}
+	if w.verb, err = x.verb(); err != nil {
+		return w, err
+	}
+	w.in = x.query.Get("form")
 	for _, flag := range []struct {
 		name string
 		to   *bool
@@ -45,7 +48,7 @@ func (x *visit) readSealing(s *Server, p *Partner) (w sealing, err error) {
 func (s *Server) complete(p *Partner, w *sealing, said func(name string) bool) error {
 	var endpoint Endpoint
 	if w.path != "" {
-		endpoint = p.Remote.Endpoint(http.MethodPost, w.path)
+		endpoint = p.Remote.Endpoint(w.verb, w.path)
 	}
 	refuse := func(format string, args ...any) error {
 		return fmt.Errorf("%w: partner %s: %s", errBadRequest, p.Name, fmt.Sprintf(format, args...))
@@ -55,6 +58,16 @@ func (s *Server) complete(p *Partner, w *sealing, said func(name string) bool) e
 	}
 	if w.direct && !p.Direct {
 		return refuse("direct: no reply comes under the key of its request")
+	}
+	if p.Form == FormOwn {
+		if w.in == "" {
+			w.in = endpoint.Envelope
+		}
+		if w.in != InBody && w.in != InHeader {
+			return refuse("say where the envelope goes: form=%s or form=%s, or name the endpoint with url", InBody, InHeader)
+		}
+	} else if said("form") {
+		return refuse("its envelopes are JWE: no form")
 	}
 	if p.Form != FormFields {
 		if said("field") || said("public_key_at") || said("ephemeral") {
@@ -111,13 +124,33 @@ const refetchEvery = 30 * time.Second
 
 // partnerKey is the public key to seal to. The caller may say that the partner
 // refused the last envelope, which may mean that it has another key by now.
-func (s *Server) partnerKey(ctx context.Context, actor audit.Actor, partner string, refetch bool) (registry.PartnerKey, error) {
-	if refetch && s.refetch.may(partner, time.Now()) {
-		pk, _, err := s.cfg.Engine.RefreshPartnerKey(ctx, actor, partner)
+func (s *Server) partnerKey(ctx context.Context, actor audit.Actor, p *Partner, refetch bool) (registry.PartnerKey, error) {
+	if p.CallersKey && Authorization(ctx) == "" {
+		if _, err := s.cfg.Registry.PartnerKey(p.Name); refetch || errors.Is(err, registry.ErrNotFound) {
+			return registry.PartnerKey{}, fmt.Errorf("partner %s: %w", p.Name, errNeedsToken)
+		}
+	}
+	if refetch && s.refetch.may(p.Name, time.Now()) {
+		pk, _, err := s.cfg.Engine.RefreshPartnerKey(ctx, actor, p.Name)
 		return pk, partnerFailure(ctx, err)
 	}
-	pk, err := s.cfg.Engine.PartnerKey(ctx, partner)
+	pk, err := s.cfg.Engine.PartnerKey(ctx, p.Name)
 	return pk, partnerFailure(ctx, err)
+}
+
+type authorizationKey struct{}
+
+// withAuthorization carries a caller's own authority at a partner to where the
+// partner is spoken to. It is in no log and no error.
+func withAuthorization(ctx context.Context, authorization string) context.Context {
+	return context.WithValue(ctx, authorizationKey{}, authorization)
+}
+
+// Authorization is what a caller brought along for the partner, such as "Bearer
+// TOKEN"; "" is nothing.
+func Authorization(ctx context.Context) string {
+	authorization, _ := ctx.Value(authorizationKey{}).(string)
+	return authorization
 }
 
 // partnerFailure tells what a partner did wrong from what we did.
