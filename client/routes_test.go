@@ -279,7 +279,7 @@ func TestNamesCannotLeaveTheirPlace(t *testing.T) {
 			"DecryptFields": func() (any, error) {
 				return one(c.DecryptFields(t.Context(), name, nil, client.DecryptOptions{}))
 			},
-			"DecryptReply":   func() (any, error) { return one(c.DecryptReply(t.Context(), name, "x", nil)) },
+			"DecryptReply": func() (any, error) { return one(c.DecryptReply(t.Context(), name, "x", nil)) },
 		} {
 			if _, err := call(); err == nil || got != "" {
 				t.Errorf("%s of %q: asked for %q, %v", route, name, got, err)
