@@ -67,7 +67,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			gauge(c.versions, float64(count[state]), key.Name, string(state))
 		}
 		gauge(c.nextRotation, key.NextDue.Sub(now).Hours()/24, key.Name)
-		if v, ok := active(versions); ok {
+		if v, ok := c.server.cfg.Registry.Active(key.Name); ok {
 			gauge(c.validTill, v.ValidTill.Sub(now).Hours()/24, key.Name)
 		}
 	}

@@ -80,7 +80,7 @@ func TestAnExchangeEndsWithItsTimeAndSaysSo(t *testing.T) {
 // noVersions is a registry in which there are none.
 type noVersions struct{}
 
-func (noVersions) Version(string) (registry.Version, error) {
+func (noVersions) Glance(string) (registry.Version, error) {
 	return registry.Version{}, registry.ErrNotFound
 }
 func (noVersions) Key(string) (registry.Key, error)   { return registry.Key{}, registry.ErrNotFound }

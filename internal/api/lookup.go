@@ -17,7 +17,7 @@ func (o *Opener) find(a *attempt, msg *jwe.Message) (floor boundary.Level, err e
 	if a.kid == "" {
 		return "", ErrMissingKID
 	}
-	v, err := o.cfg.Registry.Version(a.kid)
+	v, err := o.cfg.Registry.Glance(a.kid)
 	if errors.Is(err, registry.ErrNotFound) {
 		return "", ErrUnknownKID
 	} else if err != nil {
@@ -46,7 +46,7 @@ func (o *Opener) find(a *attempt, msg *jwe.Message) (floor boundary.Level, err e
 // still looks whether the version opens after it has opened: it may have been
 // compromised meanwhile, and once that is answered nothing comes out under it.
 func (o *Opener) still(a *attempt) error {
-	v, err := o.cfg.Registry.Version(a.kid)
+	v, err := o.cfg.Registry.Glance(a.kid)
 	if err != nil {
 		return fmt.Errorf("looking up the kid again: %w", err)
 	}

@@ -24,7 +24,7 @@ type Backend interface {
 // Versions is the registry as an Opener uses it: answers from memory, and a
 // mark that waits for nothing.
 type Versions interface {
-	Version(kid string) (registry.Version, error)
+	Glance(kid string) (registry.Version, error)
 	Key(name string) (registry.Key, error)
 	Keys() []registry.Key
 	Versions(key string) []registry.Version

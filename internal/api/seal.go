@@ -213,7 +213,7 @@ func (s *Server) activeVersion(partner string) (registry.Version, error) {
 			continue
 		}
 		mine = true
-		if v, ok := active(s.cfg.Registry.Versions(key.Name)); ok {
+		if v, ok := s.cfg.Registry.Active(key.Name); ok {
 			return v, nil
 		}
 	}
@@ -221,15 +221,6 @@ func (s *Server) activeVersion(partner string) (registry.Version, error) {
 		return registry.Version{}, fmt.Errorf("partner %s: %w", partner, errNoActive)
 	}
 	return registry.Version{}, nil
-}
-
-func active(versions []registry.Version) (registry.Version, bool) {
-	for _, v := range versions {
-		if v.State == registry.Active {
-			return v, true
-		}
-	}
-	return registry.Version{}, false
 }
 
 // home is the backend in which a partner's exchanges are kept: where its key

@@ -16,7 +16,7 @@ func (s *Server) keyView(k registry.Key, withVersions bool) client.Key {
 			SettleFor: k.Policy.SettleFor.String(), Canary: k.Policy.Canary, MinBoundary: k.Policy.MinBoundary, First: k.Policy.First},
 		CreatedAt: k.CreatedAt, NextDue: k.NextDue}
 	versions := s.cfg.Registry.Versions(k.Name)
-	if v, ok := active(versions); ok {
+	if v, ok := s.cfg.Registry.Active(k.Name); ok {
 		view.ActiveKID = v.KID
 	}
 	if next, err := s.cfg.Engine.Next(k.Name); err == nil {

@@ -271,3 +271,33 @@ func TestBatchesAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestWhoWritesAloneWritesWithoutWaiting: a recorded entry that meets nobody
+// else is written by its caller, and is synced within a second all the same.
+func TestWhoWritesAloneWritesWithoutWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := config(t)
+		l, f := faulted(t, cfg)
+		for i := range 5 {
+			if err := l.Record(t.Context(), event(i)); err != nil {
+				t.Fatal(err)
+			}
+			if n := f.writes.Load(); n != int32(i+1) {
+				t.Fatalf("%d writes after %d entries", n, i+1)
+			}
+			if s := f.syncs.Load(); s != 0 {
+				t.Fatalf("%d fsyncs at once", s)
+			}
+		}
+		for round := range 3 { // each burst has its own fsync, a second later
+			time.Sleep(1100 * time.Millisecond)
+			synctest.Wait()
+			if s := f.syncs.Load(); s != int32(round+1) || l.Head().Seq != uint64(5+round) {
+				t.Fatalf("round %d: %d fsyncs, head %d", round, s, l.Head().Seq)
+			}
+			if err := l.Record(t.Context(), event(0)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

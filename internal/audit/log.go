@@ -43,6 +43,7 @@ func (c Config) check() error {
 
 // Log is an open audit log. It is safe for concurrent use.
 type Log struct {
+	writer   *writer
 	requests chan *request
 	closing  chan struct{}
 	done     chan struct{} // closed when the writer has ended
@@ -65,7 +66,7 @@ func Open(cfg Config) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit log %s: %w", cfg.Path, err)
 	}
-	l := &Log{requests: make(chan *request), closing: make(chan struct{}), done: make(chan struct{}), open: recovered.open}
+	l := &Log{writer: w, requests: make(chan *request), closing: make(chan struct{}), done: make(chan struct{}), open: recovered.open}
 	w.publish = func(p published) { l.state.Store(&p) }
 	w.publish(published{synced: w.head})
 	go func() {
@@ -127,7 +128,7 @@ func start(cfg Config) (_ *writer, _ recovery, err error) {
 	if err := writeHead(cfg.HeadPath, c.head); err != nil {
 		return nil, recovery{}, err
 	}
-	w := &writer{path: path, headPath: cfg.HeadPath, logger: cfg.Logger, file: disk, remember: writeHead,
+	w := &writer{wake: make(chan struct{}, 1), path: path, headPath: cfg.HeadPath, logger: cfg.Logger, file: disk, remember: writeHead,
 		size: c.end, head: c.head, synced: c.head, remembered: c.head}
 	if cfg.remember != nil {
 		w.remember = cfg.remember
@@ -215,6 +216,11 @@ func (l *Log) submit(ctx context.Context, e Entry, durable bool) (Head, error) {
 	if err != nil {
 		return Head{}, err
 	}
+	if !durable {
+		if done, err := l.writer.try(body); done {
+			return Head{}, failure(e, err)
+		}
+	}
 	r := &request{body: body, durable: durable, done: make(chan error, 1)}
 	select {
 	case l.requests <- r:
@@ -225,13 +231,18 @@ func (l *Log) submit(ctx context.Context, e Entry, durable bool) (Head, error) {
 	}
 	select {
 	case err := <-r.done:
-		if err != nil {
-			return Head{}, fmt.Errorf("auditing %s: %w", e.Action, err)
-		}
-		return r.head, nil
+		return r.head, failure(e, err)
 	case <-ctx.Done():
 		return Head{}, fmt.Errorf("auditing %s (it may have been written): %w", e.Action, ctx.Err())
 	}
+}
+
+// failure says which entry it was that could not be written, if it was not.
+func failure(e Entry, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("auditing %s: %w", e.Action, err)
 }
 
 // Head is the last entry known to be on the disk: one that may be remembered

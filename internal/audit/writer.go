@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -22,8 +23,14 @@ type request struct {
 	done    chan error // gets one answer, never blocks
 }
 
-// writer is the one goroutine that writes a log; all its fields are its own.
+// writer writes a log. Mostly that is a goroutine of its own, which takes
+// together what several callers want written; who wants one entry written and no
+// fsync, while nobody else writes, does it without waking anybody.
 type writer struct {
+	mu             sync.Mutex // guards everything below but wake
+	closed         bool
+	pending        bool          // run knows that something is to be settled
+	wake           chan struct{} // tells it
 	path, headPath string
 	logger         *slog.Logger
 	file           file
@@ -51,19 +58,69 @@ func (w *writer) run(requests <-chan *request, closing <-chan struct{}) error {
 	for {
 		select {
 		case r := <-requests:
-			w.gather(r, requests)
-			w.commit()
+			w.serve(r, requests)
+		case <-w.wake:
 		case <-due:
 			due = nil
-			w.settle()
+			w.flush()
 		case <-closing:
-			w.settle()
-			return errors.Join(w.failed, w.headErr, w.file.Close())
+			return w.end()
 		}
-		if due == nil && w.failed == nil && w.remembered != w.head {
+		if due == nil && w.unsettled() {
 			due = time.After(flushAfter)
 		}
 	}
+}
+
+func (w *writer) serve(first *request, requests <-chan *request) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gather(first, requests)
+	w.commit()
+}
+
+func (w *writer) flush() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.settle()
+}
+
+func (w *writer) end() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	w.settle()
+	return errors.Join(w.failed, w.headErr, w.file.Close())
+}
+
+// unsettled reports whether the disk, or the remembered head, lags.
+func (w *writer) unsettled() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pending = w.failed == nil && w.remembered != w.head
+	return w.pending
+}
+
+// try writes one entry if nobody else is writing.
+func (w *writer) try(body []byte) (done bool, err error) {
+	if !w.mu.TryLock() {
+		return false, nil
+	}
+	defer w.mu.Unlock()
+	if w.closed {
+		return false, nil
+	}
+	w.batch = append(w.batch[:0], &request{body: body})
+	w.write()
+	clear(w.batch)
+	if !w.pending && w.failed == nil {
+		w.pending = true
+		select {
+		case w.wake <- struct{}{}:
+		default: // it has been told, and has not looked yet
+		}
+	}
+	return true, w.failed
 }
 
 // gather takes every request that is waiting, up to a batch.

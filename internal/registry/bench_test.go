@@ -80,6 +80,23 @@ func BenchmarkVersion(b *testing.B) {
 	}
 }
 
+func BenchmarkGlance(b *testing.B) {
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "keyd.db")
+			stock(b, path, n)
+			r := openFile(b, path)
+			kid := kidOf(n - 1)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := r.Glance(kid); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func BenchmarkOpen(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {

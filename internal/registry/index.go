@@ -92,6 +92,12 @@ func (v *Version) clone() Version {
 	return c
 }
 
+func (v *Version) glance() Version {
+	c := *v
+	c.Public, c.Evidence, c.SelfTest, c.History = nil, nil, nil, nil
+	return c
+}
+
 // draft is an index in the making, with the records that differ.
 type draft struct {
 	index

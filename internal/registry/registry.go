@@ -129,6 +129,36 @@ func (r *Registry) Version(kid string) (Version, error) {
 	return v.clone(), nil
 }
 
+// Glance returns the version with a kid without its public key, evidence,
+// self-test and history. Nothing is copied but what stands in the version itself:
+// it is for the way of every envelope.
+func (r *Registry) Glance(kid string) (Version, error) {
+	ix, err := r.current()
+	if err != nil {
+		return Version{}, err
+	}
+	v, ok := ix.versions[kid]
+	if !ok {
+		return Version{}, fmt.Errorf("version %q: %w", kid, ErrNotFound)
+	}
+	return v.glance(), nil
+}
+
+// Active returns a key's active version, if there is one. The others are only
+// looked at.
+func (r *Registry) Active(key string) (Version, bool) {
+	ix, err := r.current()
+	if err != nil {
+		return Version{}, false
+	}
+	for _, v := range slices.Backward(ix.series[key]) {
+		if v.State == Active {
+			return v.clone(), true
+		}
+	}
+	return Version{}, false
+}
+
 // Versions returns a key's versions by their numbers; none if there is no such
 // key or the registry cannot be read.
 func (r *Registry) Versions(key string) []Version {

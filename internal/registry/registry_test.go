@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -173,6 +174,35 @@ func TestWhatIsNotThereIsNotFound(t *testing.T) {
 	wantErr(t, err, registry.ErrNotFound)
 	if got := len(r.Versions("nobody")) + len(r.PartnerKeys("nobody")); got != 0 {
 		t.Errorf("got %d versions and partner keys of nobody, want none", got)
+	}
+}
+
+func TestAGlanceIsTheVersionWithoutItsDocumentsAndTheActiveOneIsFound(t *testing.T) {
+	r := checked(t)
+	for kid, state := range map[string]registry.State{"old": registry.Draining, "kid": registry.Active} {
+		bring(t, r, kid, state)
+		whole, err := r.Version(kid)
+		must(t, err)
+		whole.Public, whole.Evidence, whole.SelfTest, whole.History = nil, nil, nil, nil
+		if got, err := r.Glance(kid); err != nil || !reflect.DeepEqual(got, whole) {
+			t.Errorf("got %+v, %v, want %+v", got, err, whole)
+		}
+	}
+	if v, ok := r.Active(keyID); !ok || v.KID != "kid" || len(v.History) == 0 {
+		t.Errorf("the active version is %+v, %t", v, ok)
+	}
+	must(t, move(r, to("kid", registry.Compromised)))
+	if v, ok := r.Active(keyID); ok {
+		t.Errorf("%+v is still active", v)
+	}
+	if _, err := r.Glance("no-such"); !errors.Is(err, registry.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	if v, ok := r.Active("no-such"); ok {
+		t.Errorf("a key that is none has %+v", v)
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _ = r.Glance("kid") }); n != 0 {
+		t.Errorf("a glance makes %v allocations", n)
 	}
 }
 
