@@ -157,3 +157,20 @@ func TestAnOpenerRefusesAConfigThatCannotWork(t *testing.T) {
 		t.Errorf("got %d problems of more than thirteen:\n%v", n, err)
 	}
 }
+
+// patient is an error that says when to come back.
+type patient struct{ error }
+
+func (p patient) Unwrap() error           { return p.error }
+func (patient) RetryAfter() time.Duration { return 6500 * time.Millisecond }
+
+func TestABusyBackendSaysWhenToComeBack(t *testing.T) {
+	r := newRig(t)
+	for err, want := range map[error]string{boundary.ErrBusy: "1", patient{boundary.ErrBusy}: "7"} {
+		inject(r, err)
+		a := r.decrypt(r.seal(r.active, []byte("x"), nil)).wants(t, 503, "backend_busy")
+		if got := a.header.Get("Retry-After"); got != want {
+			t.Errorf("%v: Retry-After %q, want %q", err, got, want)
+		}
+	}
+}

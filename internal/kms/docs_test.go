@@ -83,7 +83,7 @@ func everything(t *testing.T) []string {
 		}
 	}
 	for _, prepare := range uses {
-		do(prepare(t, b)())
+		do(prepare(t, b)(t.Context()))
 	}
 	g := generate(t, b, specFor(materials[1]))
 	_, err := b.Open(t.Context(), g.Handle, backendtest.Agree(t, g.Public.(*ecdh.PublicKey), boundary.ECDHES, boundary.A256GCM, nil, nil))

@@ -43,29 +43,29 @@ func TestWhatKMSRefusesHasANameOfItsOwn(t *testing.T) {
 }
 
 // uses are the operations with a private key; each makes a key of its own kind.
-var uses = map[string]func(t *testing.T, b *kms.Backend) func() error{
-	"Decrypt": func(t *testing.T, b *kms.Backend) func() error {
+var uses = map[string]func(t *testing.T, b *kms.Backend) func(context.Context) error{
+	"Decrypt": func(t *testing.T, b *kms.Backend) func(context.Context) error {
 		g := generate(t, b, spec())
 		env := backendtest.Seal(t, rsaOf(t, g.Public), boundary.A256GCM, []byte("x"), nil)
-		return func() error { _, err := b.Open(t.Context(), g.Handle, env); return err }
+		return func(ctx context.Context) error { _, err := b.Open(ctx, g.Handle, env); return err }
 	},
-	"DeriveSharedSecret": func(t *testing.T, b *kms.Backend) func() error {
+	"DeriveSharedSecret": func(t *testing.T, b *kms.Backend) func(context.Context) error {
 		g := generate(t, b, specFor(materials[1]))
 		env := backendtest.Agree(t, g.Public.(*ecdh.PublicKey), boundary.ECDHESA128KW, boundary.A256GCM, []byte("x"), nil)
-		return func() error { _, err := b.Open(t.Context(), g.Handle, env); return err }
+		return func(ctx context.Context) error { _, err := b.Open(ctx, g.Handle, env); return err }
 	},
-	"Sign": func(t *testing.T, b *kms.Backend) func() error {
+	"Sign": func(t *testing.T, b *kms.Backend) func(context.Context) error {
 		g := generate(t, b, specFor(materials[2]))
-		return func() error { _, err := b.Sign(t.Context(), g.Handle, make([]byte, 32)); return err }
+		return func(ctx context.Context) error { _, err := b.Sign(ctx, g.Handle, make([]byte, 32)); return err }
 	},
 }
 
 // refused has KMS answer a code to an operation, and heal.
-func refused(t *testing.T, op string, prepare func(*testing.T, *kms.Backend) func() error, code string, wants []error) {
+func refused(t *testing.T, op string, prepare func(*testing.T, *kms.Backend) func(context.Context) error, code string, wants []error) {
 	s := kmstest.New(kmstest.Options{})
 	use := prepare(t, open(t, s))
 	s.Inject(kmstest.Fault{Op: op, Code: code, Drop: code == "", Times: 3})
-	err := use()
+	err := use(t.Context())
 	for _, want := range wants {
 		if !errors.Is(err, want) {
 			t.Errorf("got %v, want %v", err, want)
@@ -82,7 +82,7 @@ func refused(t *testing.T, op string, prepare func(*testing.T, *kms.Backend) fun
 		t.Errorf("%v says when to come back: %t, want %t", err, says, busy)
 	}
 	s.Heal()
-	if err := use(); err != nil {
+	if err := use(t.Context()); err != nil {
 		t.Errorf("healed: %v", err)
 	}
 }
@@ -211,6 +211,21 @@ func TestNoRetryOutlivesItsCaller(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Nor for a time that the budget has: a try that would come too late is none.
+func TestNoTryIsWaitedForInVain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := kmstest.New(kmstest.Options{})
+		use := uses["Decrypt"](t, open(t, s))
+		s.Inject(kmstest.Fault{Op: "Decrypt", Code: "ThrottlingException", Times: 9})
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
+		defer cancel()
+		if err := use(ctx); !errors.Is(err, boundary.ErrBusy) || errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 0 {
+			t.Errorf("%v after %s, want what KMS said, at once", err, time.Since(start))
+		}
+	})
 }
 
 func TestNoMoreCallsAreUnderWayThanConfigured(t *testing.T) {

@@ -119,6 +119,9 @@ func TestAForeignKeyIsLookedAtAgainSomeDay(t *testing.T) {
 		}
 		time.Sleep(11 * time.Minute) // permissions by tag are effective now
 		look(0)
+		if n := s.Calls("ListResourceTags"); n != 2 {
+			t.Errorf("after ten minutes it was looked at %d times, want twice", n)
+		}
 		request(t, s, "TagResource", map[string]any{"KeyId": s.Keys()[0].ID, "Tags": []map[string]string{{"TagKey": "keyd:instance", "TagValue": "test"}}})
 		look(0)
 		time.Sleep(25 * time.Hour)
