@@ -1,6 +1,7 @@
 package partner
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -44,6 +45,9 @@ type Connection struct {
 	// Forward names headers that a caller may set on a business request beside
 	// those the partner documents.
 	Forward []string
+	// MaxBody bounds the bodies of business requests and of their answers, in
+	// bytes; 1 MiB when 0.
+	MaxBody int
 	// StaleStatus are the statuses of an answer that may mean that the request
 	// was sealed to a key the partner no longer uses. Nil is what is documented
 	// of the partner or, where nothing is, 400 and 500.
@@ -66,6 +70,7 @@ func (c *Connection) check(wrong *complaints) {
 	wrong.add(c.Name == "", "name: missing")
 	wrong.add(c.Logger == nil, "logger: missing")
 	wrong.add(c.Timeout < 0, "timeout %s: negative", c.Timeout)
+	wrong.add(c.MaxBody < 0, "largest body %d: negative", c.MaxBody)
 	wrong.add(c.HTTP != nil && (c.ClientCert != nil || c.RootCAs != nil || c.Proxy != ""),
 		"HTTP replaces the transport, client certificate, root CAs and proxy have no effect")
 	base, err := checkBase(c.BaseURL)
@@ -128,6 +133,7 @@ func (c *Connection) open(wrong complaints) (*exchange, error) {
 		base:    base,
 		client:  &http.Client{Transport: transport, CheckRedirect: noRedirect},
 		timeout: c.Timeout,
+		most:    cmp.Or(c.MaxBody, maxBody),
 		observe: c.Observe,
 		secrets: proxySecrets(c.Proxy),
 	}, nil

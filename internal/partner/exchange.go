@@ -2,6 +2,7 @@ package partner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,7 +16,8 @@ import (
 	"time"
 )
 
-// maxBody bounds every answer. The largest documented one is a few kilobytes.
+// maxBody bounds every answer to a call of keyd's own. The largest documented one
+// is a few kilobytes.
 const maxBody = 1 << 20
 
 // Media types.
@@ -33,6 +35,7 @@ type exchange struct {
 	base    string // no trailing slash
 	client  *http.Client
 	timeout time.Duration
+	most    int // bytes of a business request's body, and of its answer's
 	observe func(op string, status int, d time.Duration, err error)
 	secrets []string // to be kept out of every error; the proxy's password
 }
@@ -58,6 +61,7 @@ type call struct {
 	// refused gives the sentinel behind a status that is not wanted.
 	refused map[int]error
 	secrets []string
+	most    int // bytes of the answer; maxBody when 0
 	// quiet keeps the partner's own words out of errors: the request was a
 	// caller's, and servers echo what they are sent.
 	quiet bool
@@ -120,13 +124,15 @@ func (x *exchange) send(ctx context.Context, c call) (*answer, error) {
 	if media, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err == nil {
 		a.media = media
 	}
-	a.body, err = io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	a.body, err = io.ReadAll(io.LimitReader(res.Body, int64(c.largest())+1))
 	// A refusal is a refusal, however much of its body arrived.
 	if err != nil && c.wants(a.status) {
 		return a, fmt.Errorf("reading the answer: %w", err)
 	}
 	return a, nil
 }
+
+func (c *call) largest() int { return cmp.Or(c.most, maxBody) }
 
 func (c *call) wants(status int) bool {
 	return len(c.want) == 0 || slices.Contains(c.want, status)
@@ -143,8 +149,8 @@ func (c *call) judge(a *answer) error {
 			return fmt.Errorf("%w: HTTP %d where %d was expected", ErrAnswer, a.status, c.want[0])
 		}
 		return errRefused
-	case len(a.body) > maxBody:
-		return fmt.Errorf("%w: more than %d bytes", ErrAnswer, maxBody)
+	case len(a.body) > c.largest():
+		return fmt.Errorf("%w: more than %d bytes", ErrAnswer, c.largest())
 	case enc != "" && !strings.EqualFold(enc, "identity"):
 		return fmt.Errorf("%w: content encoding %q, which was not asked for", ErrAnswer, enc)
 	}

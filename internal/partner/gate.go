@@ -71,7 +71,7 @@ func (g *gate) do(ctx context.Context, req Request, to Endpoint, own http.Header
 	if err != nil {
 		return nil, g.refuse("%w", err)
 	}
-	c := call{op: opCall, method: req.Method, path: req.Path, query: req.Query, header: header, body: req.Body, quiet: true}
+	c := call{op: opCall, method: req.Method, path: req.Path, query: req.Query, header: header, body: req.Body, quiet: true, most: g.exchange.most}
 	for repeated := false; ; repeated = true {
 		token, err := g.authorize(ctx, &c, req.Authorization)
 		if err != nil {
@@ -108,8 +108,8 @@ func (g *gate) admit(req Request, to Endpoint, own http.Header) (http.Header, er
 		return nil, fmt.Errorf("%w: a query longer than %d bytes", ErrRequest, maxPath)
 	case req.Method == http.MethodGet && len(req.Body) > 0:
 		return nil, fmt.Errorf("%w: a GET with a body", ErrRequest)
-	case len(req.Body) > maxBody:
-		return nil, fmt.Errorf("%w: a body of more than %d bytes", ErrRequest, maxBody)
+	case len(req.Body) > g.exchange.most:
+		return nil, fmt.Errorf("%w: a body of more than %d bytes", ErrRequest, g.exchange.most)
 	case under(g.reserved, req.Path):
 		return nil, fmt.Errorf("%w: %s is for keyd itself", ErrNotAllowed, req.Path)
 	case !slices.ContainsFunc(g.allow, func(a Allow) bool { return a.includes(req.Method, req.Path) }):

@@ -288,6 +288,29 @@ func TestAnswersThatAreNone(t *testing.T) {
 	}
 }
 
+func TestBodiesAreAsLargeAsTheConfigSays(t *testing.T) {
+	large := func(c *partner.WiseConfig) { c.MaxBody = 3 << 20 }
+	body := []byte("a.b.c.d." + strings.Repeat("e", 2<<20))
+	h := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		reply(w, 200, strings.Repeat("x", int(n)))
+	}), cases, large)
+	res, err := h.Do(t.Context(), caseRequest(func(r *partner.Request) { r.Body = body }))
+	if err != nil || len(res.Body) != len(body) {
+		t.Errorf("got %d bytes, %v", len(body), err)
+	}
+	body = append(body, body...)
+	if _, err := h.Do(t.Context(), caseRequest(func(r *partner.Request) { r.Body = body })); !errors.Is(err, partner.ErrRequest) {
+		t.Errorf("got %v", err)
+	}
+	h = open(t, always(200, strings.Repeat("x", 3<<20+1)), cases, large)
+	_, err = h.Do(t.Context(), caseRequest())
+	_ = callError(t, err, "call", 200, "more than 3145728 bytes")
+	if err := fetchKey(t, open(t, routes{askKey: always(200, strings.Repeat(" ", 1<<20+1))}, large).Wise); !errors.Is(err, partner.ErrAnswer) {
+		t.Errorf("a key of any size: %v", err)
+	}
+}
+
 func TestWhatConcernsTheConnectionIsNotPassedBack(t *testing.T) {
 	h := open(t, always(200, `{}`, "Set-Cookie", "a=b", "Connection", "X-Hop, close", "X-Hop", "1", "X-Trace-Id", "t-1",
 		"Strict-Transport-Security", "max-age=1", "X-2fa-Approval", "ott-1"), cases)
@@ -383,7 +406,13 @@ func TestWhichEndpointsReplyUnderTheRequestsOwnKey(t *testing.T) {
 		if change == nil {
 			change = func(*partner.WiseConfig) {}
 		}
-		e := open(t, routes{}, change).Endpoint("POST", tc.path)
+		w := open(t, routes{}, change)
+		for _, method := range []string{"GET", "DELETE"} {
+			if e := w.Endpoint(method, tc.path); e.Direct != partner.DirectNever || len(e.Header) > 0 {
+				t.Errorf("%s %s: got %+v", method, tc.path, e)
+			}
+		}
+		e := w.Endpoint("POST", tc.path)
 		if e.Direct != tc.want {
 			t.Errorf("%s: got %s, want %s", tc.path, e.Direct, tc.want)
 		}

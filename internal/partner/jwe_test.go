@@ -133,7 +133,7 @@ func TestKeyOfAPartnerComesFromWhereTheConfigSays(t *testing.T) {
 		"no member":       {URL: "https://keys.example/own", Member: "/data/1/key"},
 		"no id":           {URL: "https://keys.example/own", Member: "/data/0/key", IDMember: "/data/0/x"},
 		"no file":         {File: filepath.Join(dir, "none")},
-		"a large file":    file("x", make([]byte, 1<<20+1)),
+		"a large file":    with(file("x", []byte(text["PEM"]+strings.Repeat("\n", 1<<20))), "mine", ""),
 		"an old one":      with(file("y", certificate(t, now.Add(-2*time.Hour), now.Add(-time.Hour))), "mine", ""),
 		"one to come":     with(file("z", certificate(t, now.Add(time.Hour), now.Add(2*time.Hour))), "mine", ""),
 		"a name of words": with(at("/pem"), "my key", ""),
@@ -293,6 +293,19 @@ func TestHeadersOfADescribedPartner(t *testing.T) {
 	}
 	if h = j.Headers("a"); h.Get("X-Ours") != "kid=a" || h.Get("X-Both") != "" {
 		t.Errorf("got %v", h)
+	}
+}
+
+func TestRepliesInClearAreNotLookedInto(t *testing.T) {
+	h := &wire{Handler: always(200, compactJWE)}
+	for want, change := range map[string]func(*partner.JWEConfig){
+		partner.KindPlain:  func(*partner.JWEConfig) {},
+		partner.KindSealed: func(c *partner.JWEConfig) { c.Direct = []string{"/v1/x"} },
+	} {
+		res, err := described(t, h, change).Do(t.Context(), partner.Request{Method: "GET", Path: "/v1/x", Authorization: "Bearer user-1"})
+		if err != nil || res.Kind != want {
+			t.Errorf("got %+v, %v, want %s", res, err, want)
+		}
 	}
 }
 

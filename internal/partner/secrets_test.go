@@ -1,12 +1,15 @@
 package partner_test
 
 import (
+	"context"
+	"crypto"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"unicode"
@@ -161,5 +164,75 @@ func TestLongAndUnprintableTextIsCut(t *testing.T) {
 	}
 	if n := len([]rune(e.Message)); n > 250 {
 		t.Errorf("%d characters", n)
+	}
+}
+
+// Whatever a partner shows back of what it was sent, in keyd's own calls and in
+// those of callers.
+func TestNoSecretIsInAnErrorOfAnyPartner(t *testing.T) {
+	const user, own = "usr-2f0d7c8e-5a11-4c7e", "tok-2f0d7c8e-5a11-4c7e"
+	secret := func() ([]byte, error) { return []byte(testSecret), nil }
+	signer := &ps256{key: rsaKey(), kid: testKID}
+	type fetcher interface {
+		FetchKey(ctx context.Context) (string, int, string, crypto.PublicKey, error)
+	}
+	type shown interface {
+		FetchKeyAs(ctx context.Context, authorization string) (string, int, string, crypto.PublicKey, error)
+	}
+	for name, create := range map[string]func(h http.RoundTripper) fetcher{
+		"card": func(h http.RoundTripper) fetcher { return openCard(t, h) },
+		"jackhenry": func(h http.RoundTripper) fetcher {
+			return jackHenry(t, h, signer, func(c *partner.JackHenryConfig) { c.TokenURL = "https://partner.example/token" })
+		},
+		"powens": func(h http.RoundTripper) fetcher { return powens(t, h, service) },
+		"jwe": func(h http.RoundTripper) fetcher {
+			return described(t, h, func(c *partner.JWEConfig) {
+				c.Key.Authorization, c.TokenURL, c.ClientID, c.ClientSecret, c.SecretIn = partner.AuthService, genericURL+"/token", testID, secret, partner.SecretInForm
+			})
+		},
+		"jwe, callers": func(h http.RoundTripper) fetcher {
+			return described(t, h, func(c *partner.JWEConfig) { c.Key.Authorization = partner.AuthCaller })
+		},
+	} {
+		for _, status := range []int{200, 400, 401, 403, 429, 500} {
+			for _, tokens := range []bool{false, true} { // whether the token endpoint works
+				var sent []string
+				h := &wire{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					body, _ := io.ReadAll(r.Body)
+					if tokens && strings.Contains(r.URL.Path, "token") {
+						reply(w, 200, toJSON(map[string]any{"access_token": own, "token": own, "token_type": "bearer", "expires_in": 600}))
+						return
+					}
+					form, _ := url.ParseQuery(string(body))
+					sent = append(sent, form.Get("client_assertion"))
+					mirrored := r.Header.Get("Authorization") + " " + string(body) + " " + form.Get("client_assertion") + " " + testSecret
+					w.Header().Set("X-Trace-Id", mirrored)
+					reply(w, status, toJSON(map[string]any{"error": mirrored, "message": mirrored, "details": []string{mirrored}, "request_id": mirrored}))
+				})}
+				p := create(h)
+				_, _, _, _, err := p.FetchKey(t.Context())
+				if as, ok := p.(shown); ok && errors.Is(err, partner.ErrNeedsCaller) {
+					_, _, _, _, err = as.FetchKeyAs(t.Context(), "Bearer "+user)
+				}
+				if err == nil {
+					t.Fatalf("%s, %d: a mirror has a key", name, status)
+				}
+				text := fmt.Sprintf("%v %+v %q", err, err, err)
+				needles := []string{user, own}
+				for _, assertion := range sent {
+					if assertion != "" {
+						needles = append(needles, assertion, assertion[:40])
+					}
+				}
+				if !tokens && (name == "powens" || name == "jwe") { // the secret was in the request
+					needles = append(needles, "hunter2")
+				}
+				for _, needle := range needles {
+					if strings.Contains(text, needle) {
+						t.Errorf("%s, %d: %s shows %q", name, status, text, needle)
+					}
+				}
+			}
+		}
 	}
 }

@@ -45,9 +45,11 @@ func newTransport(proxy string, cert func(*tls.CertificateRequestInfo) (*tls.Cer
 		ForceAttemptHTTP2:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConns:           4,
-		// Calls come in bursts hours apart. An upload on a connection the
-		// other side has just closed cannot be repeated safely by net/http.
+		// Business requests come side by side, where HTTP/2 is not to be had.
+		MaxIdleConns:        64,
+		MaxIdleConnsPerHost: 32,
+		// keyd's own come in bursts hours apart. A POST on a connection the other
+		// side has just closed cannot be repeated safely by net/http.
 		IdleConnTimeout: 30 * time.Second,
 	}, nil
 }

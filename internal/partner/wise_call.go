@@ -42,10 +42,13 @@ func (w *Wise) Profile() Profile {
 	return p
 }
 
-// Endpoint says what is special about one of Wise's endpoints.
-func (w *Wise) Endpoint(_, path string) Endpoint {
+// Endpoint says what is special about one of Wise's endpoints. A request without
+// a body has no content key that its reply could come under.
+func (w *Wise) Endpoint(method, path string) Endpoint {
 	e := Endpoint{Direct: DirectNever, Header: http.Header{}}
 	switch {
+	case method == http.MethodGet || method == http.MethodDelete:
+		return e
 	case matchesAny(w.cfg.Direct, path):
 		e.Direct = DirectAlways
 	case matchesAny(w.cfg.DirectMaybe, path):
