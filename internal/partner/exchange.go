@@ -121,6 +121,9 @@ func (x *exchange) send(ctx context.Context, c call) (*answer, error) {
 	}
 	defer func() { _ = res.Body.Close() }() // what was read is judged by itself
 	a.status, a.header = res.StatusCode, res.Header
+	if a.status == http.StatusSwitchingProtocols { // its body is the connection, and no deadline ends it
+		return a, fmt.Errorf("%w: a switch to another protocol", ErrAnswer)
+	}
 	if media, _, err := mime.ParseMediaType(res.Header.Get("Content-Type")); err == nil {
 		a.media = media
 	}

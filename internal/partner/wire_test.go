@@ -94,3 +94,35 @@ func TestSlowAnswersAreNotWaitedFor(t *testing.T) {
 		})
 	}
 }
+
+// A peer that switches protocols would have its connection read for ever: the
+// context does not end that.
+func TestAnAnswerThatIsAnotherProtocolIsNoAnswer(t *testing.T) {
+	stop := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		<-stop
+		_ = c.Close()
+	}))
+	defer s.Close()
+	defer close(stop)
+	w, _ := dial(t, s.URL, cases)
+	done := make(chan error, 1)
+	go func() {
+		_, err := w.Do(t.Context(), caseRequest())
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, partner.ErrAnswer) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("still reading")
+	}
+}
