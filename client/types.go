@@ -157,6 +157,7 @@ type Partner struct {
 	GetHeaders map[string]string `json:"get_headers"`          // to send with a request that has no body
 	Key        *PartnerKey       `json:"key,omitempty"`        // theirs
 	Encs       []string          `json:"encs"`                 // content encryptions accepted in answers
+	Pins       []string          `json:"pins,omitempty"`       // fingerprints of the only keys of theirs that are sealed to
 }
 
 // PartnerKey is a partner's own public key.

@@ -110,7 +110,7 @@ var issued = map[string]time.Duration{partner.IssuedSeconds: time.Second, partne
 func facts(name string, c partnerConfig, r remote) api.Partner {
 	p := r.Profile()
 	all := api.Partner{Name: name, Type: p.Type, Form: api.Form(p.Form), Seal: jwe.SealAlg(p.SealAlg), SealEnc: p.SealEnc, KID: api.KIDOf(p.KID),
-		URLInJOSE: p.URLHeader, JOSE: p.JOSE, IssuedIn: issued[p.IssuedAt], KeyInBody: p.OurKey == partner.OurKeyInBody, CallersKey: p.CallersKey,
+		URLInJOSE: p.URLHeader, JOSE: p.JOSE, IssuedIn: issued[p.IssuedAt], KeyInBody: p.OurKey == partner.OurKeyInBody, CallersKey: p.CallersKey, Pins: c.pinned(),
 		Algs: p.ReplyAlgs, Encs: p.ReplyEncs, Kidless: api.Kidless(c.Kidless), ForeignKID: c.ForeignKID == foreignIgnore,
 		Direct: p.Type == partner.TypeWise || p.Type == partner.TypeWiseCard && c.Replies != partner.RepliesClear || len(c.Direct) > 0, Remote: adapter{r}}
 	if e, ok := r.(enveloper); ok && p.Form == partner.FormVenly {
@@ -122,7 +122,7 @@ func facts(name string, c partnerConfig, r remote) api.Partner {
 // dealingsOf is what the engine can do with a partner.
 func (d *keyd) dealingsOf(name string, r remote) rotation.Partner {
 	c, p := d.cfg.Partners[name], r.Profile()
-	does := rotation.Partner{KeySource: keySource{r}}
+	does := rotation.Partner{KeySource: keySource{r}, Pins: c.pinned()}
 	switch announcer, announces := r.(rotation.Announcer); {
 	case p.OurKey == partner.OurKeyUploaded && announces:
 		does.Announcer = announcer

@@ -188,6 +188,7 @@ func partnersShow(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 		printHeaders(t.out, "headers to send with a request that has no body", p.GetHeaders)
 		if p.Key != nil {
 			printPartnerKey(t.out, *p.Key)
+			printPins(t.out, p)
 		}
 		return nil
 	}
@@ -217,6 +218,18 @@ func printHeaders(w io.Writer, title string, headers map[string]string) {
 		rows = append(rows, []string{"  " + name + ":", headers[name]})
 	}
 	table(w, rows)
+}
+
+// printPins says whether their key is one of those that the config pins.
+func printPins(w io.Writer, p *client.Partner) {
+	switch {
+	case len(p.Pins) == 0:
+		fmt.Fprintln(w, "pinned    no: whatever key the partner shows is taken (pin in the config)")
+	case slices.Contains(p.Pins, p.Key.Fingerprint):
+		fmt.Fprintf(w, "pinned    yes, with %d in the config\n", len(p.Pins))
+	default:
+		fmt.Fprintln(w, "pinned    NO: the config pins others, and nothing is sealed to this key")
+	}
 }
 
 func printPartnerKey(w io.Writer, k client.PartnerKey) {

@@ -138,7 +138,8 @@ func (d *keyd) makeEngine(ctx context.Context) (err error) {
 		ReadAudit: func(_ context.Context, after uint64, limit int) ([]audit.Entry, error) {
 			return audit.Read(d.state(auditFile), after, limit)
 		},
-		AuditTail: func(context.Context) ([]audit.Entry, error) { return d.audit.Unsettled(), nil },
+		PartnerKey: d.metrics.ObservePartnerKey,
+		AuditTail:  func(context.Context) ([]audit.Entry, error) { return d.audit.Unsettled(), nil },
 	})
 	if err != nil {
 		return fmt.Errorf("making the rotation engine: %w", err)

@@ -28,6 +28,7 @@ type Metrics struct {
 	openSeconds  *prometheus.HistogramVec
 	seals        *prometheus.CounterVec
 	exchanges    *prometheus.CounterVec
+	partnerKeys  *prometheus.CounterVec
 	partnerCalls *prometheus.CounterVec
 	partnerTime  *prometheus.HistogramVec
 	tokenCalls   *prometheus.CounterVec
@@ -48,12 +49,13 @@ func NewMetrics() *Metrics {
 		openSeconds:  histogram("keyd_open_seconds", "Time of openings that succeeded: in the token, and in keyd (waiting for a session and for the audit log included).", "in"),
 		seals:        counter("keyd_seal_total", "Requests that were to be sealed.", "partner", "result"),
 		exchanges:    counter("keyd_exchanges_total", "Exchanges, by what became of them: begun or refused, and then answered, expired, spent, lost, dropped or stopped.", "partner", "kind", "result"),
+		partnerKeys:  counter("keyd_partner_key_changes_total", "Times that a partner showed another public key than before: taken, or refused because it is not pinned.", "partner", "result"),
 		partnerCalls: counter("keyd_partner_calls_total", "Calls to partners, by HTTP status; code none is no answer.", "partner", "op", "code"),
 		partnerTime:  histogram("keyd_partner_call_seconds", "Time of calls to partners.", "partner", "op"),
 		tokenCalls:   counter("keyd_backend_calls_total", "Operations in a key backend.", "backend", "op", "result"),
 		tokenTime:    histogram("keyd_backend_call_seconds", "Time of operations in a key backend: waiting for a session, and in the token.", "backend", "op", "in"),
 	}
-	m.registry.MustRegister(m.opens, m.openSeconds, m.seals, m.exchanges, m.partnerCalls, m.partnerTime, m.tokenCalls, m.tokenTime,
+	m.registry.MustRegister(m.opens, m.openSeconds, m.seals, m.exchanges, m.partnerKeys, m.partnerCalls, m.partnerTime, m.tokenCalls, m.tokenTime,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
@@ -67,6 +69,11 @@ func (m *Metrics) ObservePartnerCall(partner, op string, status int, d time.Dura
 	}
 	m.partnerCalls.WithLabelValues(partner, op, code).Inc()
 	m.partnerTime.WithLabelValues(partner, op).Observe(d.Seconds())
+}
+
+// ObservePartnerKey counts that a partner showed another public key than before.
+func (m *Metrics) ObservePartnerKey(partner, result string) {
+	m.partnerKeys.WithLabelValues(partner, result).Inc()
 }
 
 // Token returns what a backend tells of each of its operations.

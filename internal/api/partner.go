@@ -47,6 +47,8 @@ type Partner struct {
 	// KeyInBody: our public key travels in the body of a request, a standing one
 	// or one that is made for its reply.
 	KeyInBody bool
+	// Pins are the fingerprints of the keys that are sealed to; none is any.
+	Pins []string
 	// CallersKey: the partner shows its key to a caller's own token only.
 	CallersKey bool
 

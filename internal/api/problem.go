@@ -98,6 +98,7 @@ var kinds = []kind{
 	{err: ErrAudit, status: 503, code: "audit_unavailable", title: "The audit log cannot be written", hint: "see whether its disk is full; keyd must then be restarted", retry: 30 * time.Second},
 	{err: rotation.ErrAudit, status: 503, code: "audit_unavailable", title: "The audit log cannot be written", hint: "see whether its disk is full; keyd must then be restarted", detail: true, retry: 30 * time.Second},
 
+	{err: rotation.ErrNotPinned, status: 409, code: "partner_key_not_pinned", title: "The partner's public key is not one that is pinned", hint: "nothing is sealed to it; ask the partner, by another way than its API, and add the fingerprint to pin in the config if it is right", detail: true},
 	{err: errPartner, status: 502, code: "partner_error", title: "Asking the partner did not work", hint: "keyd partners refresh tries it again", detail: true},
 
 	{err: errForbidden, status: 403, code: "forbidden", title: "The caller may not do this", hint: "the roles in the config say who may; the refusal is in the audit log"},

@@ -156,7 +156,7 @@ func Authorization(ctx context.Context) string {
 // partnerFailure tells what a partner did wrong from what we did.
 func partnerFailure(ctx context.Context, err error) error {
 	switch {
-	case err == nil, ctx.Err() != nil, errors.Is(err, rotation.ErrAudit), errors.Is(err, rotation.ErrNoPartner), errors.Is(err, rotation.ErrNoPartnerKey):
+	case err == nil, ctx.Err() != nil, errors.Is(err, rotation.ErrAudit), errors.Is(err, rotation.ErrNoPartner), errors.Is(err, rotation.ErrNoPartnerKey), errors.Is(err, rotation.ErrNotPinned):
 		return err
 	}
 	return fmt.Errorf("%w: %w", errPartner, err)

@@ -99,7 +99,10 @@ type Partner struct {
 	// Verifier is told of keys that sign, as Announcer is of those that open.
 	Verifier  Announcer
 	KeySource KeySource
-	Canary    Canary
+	// Pins are the fingerprints (hex SHA-256 of the DER SubjectPublicKeyInfo) of
+	// the keys that may be sealed to; none is any.
+	Pins   []string
+	Canary Canary
 	// Withdraw says what a person does there to withdraw a public key, for the
 	// list of what remains by hand after a compromise.
 	Withdraw string

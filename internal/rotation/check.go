@@ -35,6 +35,7 @@ var Checked = []string{
 	"nothing stands in a backend under keyd's name that the registry does not know, or that it holds for destroyed",
 	"every change of state has its entry in the audit log, and the log claims none that is in no history",
 	"what is kept of each key pair, its evidence, public key and self-test, is what the audit log committed to",
+	"the partners' public keys are among those that the config pins, where it pins any",
 	"every backend works, at the boundary level that the policies ask for",
 	"what the backends said of each key pair when it was made or adopted",
 }
@@ -63,7 +64,7 @@ func (e *Engine) Check(ctx context.Context) []Finding {
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Backends)) {
 		found = append(found, e.orphans(ctx, name, destroyed)...)
 	}
-	return append(found, e.levels(ctx)...)
+	return append(append(found, e.pins()...), e.levels(ctx)...)
 }
 
 // traced holds a history against the audit log.

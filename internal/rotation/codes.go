@@ -53,6 +53,7 @@ var codes = []struct {
 	{ErrNoBackend, "no_backend"},
 	{ErrNoPartner, "no_partner"},
 	{ErrNoPartnerKey, "no_partner_key"},
+	{ErrNotPinned, "partner_key_not_pinned"},
 	{ErrBoundary, "boundary"},
 	{ErrSelfTest, "self_test"},
 	{errPanic, "panic"},

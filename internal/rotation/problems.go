@@ -32,6 +32,7 @@ func (e *Engine) Problems() []Finding {
 			found = append(found, w.trouble(at, v)...)
 		}
 	}
+	found = append(found, e.pins()...)
 	for _, name := range slices.Sorted(maps.Keys(e.cfg.Partners)) {
 		found = append(found, changedRecently(at, name, e.reg.PartnerKeys(name))...)
 	}

@@ -83,6 +83,9 @@ type Config struct {
 	Retry     RetryPolicy
 	// StopWithin is how long a step may go on when Run is told to end. Default 20s.
 	StopWithin time.Duration
+	// PartnerKey, if set, is told when a partner shows another public key than
+	// before: KeyTaken or KeyRefused.
+	PartnerKey func(partner, what string)
 	// Instance names this keyd; orphans are described with it.
 	Instance string
 	Logger   *slog.Logger
@@ -90,12 +93,13 @@ type Config struct {
 
 // Engine moves versions on. Its methods may be called at the same time.
 type Engine struct {
-	cfg    Config
-	reg    *registry.Registry
-	log    *slog.Logger
-	wake   chan struct{} // holds one
-	slots  chan struct{} // one per pass that may run at the same time
-	fetchs fetches
+	cfg     Config
+	reg     *registry.Registry
+	log     *slog.Logger
+	wake    chan struct{} // holds one
+	slots   chan struct{} // one per pass that may run at the same time
+	fetchs  fetches
+	refused refused
 	// began is where the audit log ended when the engine was made: what stands
 	// there without an outcome was interrupted, what follows may be under way.
 	began uint64
@@ -149,12 +153,13 @@ func New(cfg Config) (*Engine, error) {
 	}
 	return &Engine{
 		cfg: cfg, reg: cfg.Registry, log: cfg.Logger,
-		wake:   make(chan struct{}, 1),
-		slots:  make(chan struct{}, concurrentPasses),
-		fetchs: fetches{running: map[string]*fetch{}},
-		locks:  map[string]chan struct{}{},
-		holds:  map[string]hold{},
-		began:  cfg.Audit.Head().Seq,
+		wake:    make(chan struct{}, 1),
+		slots:   make(chan struct{}, concurrentPasses),
+		fetchs:  fetches{running: map[string]*fetch{}},
+		refused: refused{keys: map[string]registry.PartnerKey{}},
+		locks:   map[string]chan struct{}{},
+		holds:   map[string]hold{},
+		began:   cfg.Audit.Head().Seq,
 	}, nil
 }
 

@@ -47,7 +47,7 @@ type fetch struct {
 func (e *Engine) PartnerKey(ctx context.Context, partner string) (registry.PartnerKey, error) {
 	pk, err := e.reg.PartnerKey(partner)
 	if err == nil {
-		return pk, nil
+		return pk, e.pinned(pk)
 	}
 	if !errors.Is(err, registry.ErrNotFound) {
 		return registry.PartnerKey{}, fmt.Errorf("reading the public key of %s: %w", partner, err)
@@ -96,6 +96,9 @@ func (e *Engine) PeekPartnerKey(ctx context.Context, partner string) (pk registr
 	if pk, err = fetchFrom(ctx, partner, p.KeySource); err != nil {
 		return registry.PartnerKey{}, false, err
 	}
+	if err := e.pinned(pk); err != nil {
+		return pk, true, err
+	}
 	before, err := e.reg.PartnerKey(partner)
 	if errors.Is(err, registry.ErrNotFound) {
 		return pk, false, nil
@@ -123,6 +126,10 @@ func (e *Engine) fetch(ctx context.Context, f *fetch, actor audit.Actor, partner
 		if err != nil {
 			return err
 		}
+		if err := e.pinned(pk); err != nil {
+			return e.refuseKey(ctx, actor, pk, err)
+		}
+		e.refused.forget(partner)
 		if f.changed, err = e.saw(ctx, actor, pk); err != nil {
 			return err
 		}
@@ -177,6 +184,7 @@ func (e *Engine) saw(ctx context.Context, actor audit.Actor, pk registry.Partner
 		if _, err := e.cfg.Audit.Append(ctx, event); err != nil {
 			return false, fmt.Errorf("recording that the public key of %s changed: %w: %w", pk.Partner, ErrAudit, err)
 		}
+		e.tellKey(pk.Partner, KeyTaken)
 		e.log.WarnContext(ctx, "a partner's public key changed", "partner", pk.Partner, "fingerprint", pk.Fingerprint, "before", before.Fingerprint)
 	}
 	if _, err := e.reg.SawPartnerKey(pk, now()); err != nil {
