@@ -1,7 +1,6 @@
 package partner_test
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdh"
@@ -13,15 +12,12 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
@@ -129,110 +125,7 @@ func TestJackHenryKeysThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestClientAssertionIsTheDocumentedOne(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		seen := map[string]bool{}
-		check := func(w http.ResponseWriter, r *http.Request) {
-			var body bytes.Buffer
-			_, _ = body.ReadFrom(r.Body)
-			form := must(url.ParseQuery(body.String()))
-			jws := must(jose.ParseSignedCompact(form.Get("client_assertion"), []jose.SignatureAlgorithm{jose.PS256}))
-			payload := must(jws.Verify(&rsaKey().PublicKey))
-			form.Del("client_assertion")
-			want := url.Values{"grant_type": {"client_credentials"}, "scope": {"openid"},
-				"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
-			if diff := cmp.Diff(want, form); diff != "" {
-				t.Error(diff)
-			}
-			var claims map[string]any
-			if err := json.Unmarshal(payload, &claims); err != nil {
-				t.Error(err)
-			}
-			jti, _ := claims["jti"].(string)
-			if len(jti) != 36 || seen[jti] {
-				t.Errorf("jti %q", jti)
-			}
-			seen[jti] = true
-			delete(claims, "jti")
-			wantClaims := map[string]any{"iss": partnersim.DemoJackHenryClientID, "sub": partnersim.DemoJackHenryClientID,
-				"aud": "https://partner.example" + jhToken, "exp": float64(time.Now().Add(time.Minute).Unix())}
-			if diff := cmp.Diff(wantClaims, claims); diff != "" {
-				t.Error(diff)
-			}
-			if h := jws.Signatures[0].Protected; h.KeyID != testKID || h.ExtraHeaders["typ"] != "JWT" {
-				t.Errorf("header %+v", h)
-			}
-			reply(w, 200, `{"access_token":"token-1","expires_in":300}`)
-		}
-		h := &wire{Handler: routes{"POST " + jhToken: check, "GET " + jhKey: always(200, toJSON(map[string]string{"publicKey": spki(&ecKey().PublicKey), "keyId": "k"}))}}
-		j := jackHenry(t, h, &ps256{key: rsaKey(), kid: testKID})
-		for range 3 {
-			if _, _, _, _, err := j.FetchKey(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(4 * time.Minute)
-		}
-		if len(seen) != 2 {
-			t.Errorf("%d assertions made for tokens of five minutes, want 2", len(seen))
-		}
-	})
-}
-
-func TestAssertionFollowsTheSigningKey(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sim, j, signer := jhSim(t, partnersim.Options{})
-		fetch := func() error {
-			_, _, _, _, err := j.FetchKey(t.Context())
-			return err
-		}
-		if err := fetch(); err != nil {
-			t.Fatal(err)
-		}
-		// The key has moved on, the partner has not heard of it yet.
-		signer.kid, signer.key = secondKID, otherRSA()
-		sim.ExpireTokens()
-		err := fetch()
-		e, ok := errors.AsType[*partner.Error](err)
-		if !ok || !errors.Is(e, partner.ErrCredentials) || e.Status != 401 || e.RetryAfter() == 0 || e.Temporary() {
-			t.Errorf("got %v", err)
-		}
-		// The refusal holds for this key, and not for the next.
-		asked := sim.Count(partnersim.EndpointJackHenryToken)
-		if err := fetch(); !errors.Is(err, partner.ErrCredentials) || sim.Count(partnersim.EndpointJackHenryToken) != asked {
-			t.Errorf("got %v after %d more questions", err, sim.Count(partnersim.EndpointJackHenryToken)-asked)
-		}
-		signer.kid = "third"
-		sim.RegisterJWKS(func() ([]byte, error) {
-			return json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{
-				{Key: &rsaKey().PublicKey, KeyID: testKID, Use: "sig"}, {Key: &signer.key.PublicKey, KeyID: "third", Use: "sig"}}})
-		})
-		if err := fetch(); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
 var otherRSA = sync.OnceValue(func() *rsa.PrivateKey { return newRSA(2048) })
-
-func TestABackendThatCannotSignIsNoRefusal(t *testing.T) {
-	h := &wire{Handler: routes{}}
-	for name, err := range map[string]error{"away": errors.New("the token is away"), "nothing": nil} {
-		signer := &ps256{err: err}
-		j := jackHenry(t, h, signer, func(c *partner.JackHenryConfig) {
-			if err == nil {
-				c.Sign = func(context.Context, func(string) []byte) ([]byte, error) { return []byte("x"), nil }
-			}
-		})
-		_, _, _, _, got := j.FetchKey(t.Context())
-		e, ok := errors.AsType[*partner.Error](got)
-		if !ok || e.Op != "token" || !e.Temporary() || errors.Is(e, partner.ErrCredentials) || !strings.Contains(e.Error(), "signing the client assertion") {
-			t.Errorf("%s: got %v", name, got)
-		}
-	}
-	if len(h.seen) != 0 {
-		t.Errorf("asked %v", h.seen)
-	}
-}
 
 // The whole of Jack Henry: seal a value, carry our key, open what comes back.
 func TestJackHenryWithTheSimulator(t *testing.T) {
@@ -380,52 +273,6 @@ func TestJackHenryWithTheCallersToken(t *testing.T) {
 	want(t, res, 200, partner.KindPlain)
 	if n := sim.Count(partnersim.EndpointJackHenryToken); n != 0 {
 		t.Errorf("%d tokens of our own were asked for", n)
-	}
-}
-
-func TestOurKeyInEachForm(t *testing.T) {
-	for _, curve := range []elliptic.Curve{elliptic.P256(), elliptic.P384(), elliptic.P521()} {
-		key := must(ecdsa.GenerateKey(curve, rand.Reader))
-		for _, form := range []string{partner.KeySPKI, partner.KeyPoint, partner.KeyBase64PEM, partner.KeyJWK, partner.KeyBase64JWK} {
-			j := jackHenry(t, &wire{}, &ps256{}, func(c *partner.JackHenryConfig) { c.KeyForm = form })
-			for _, public := range []crypto.PublicKey{&key.PublicKey, must(key.PublicKey.ECDH())} {
-				raw := []byte(must(j.PublicKey(public, "k")))
-				if form != partner.KeyJWK {
-					var text string
-					if err := json.Unmarshal(raw, &text); err != nil {
-						t.Fatal(err)
-					}
-					raw = must(base64.StdEncoding.DecodeString(text))
-				}
-				var back any
-				switch form {
-				case partner.KeyPoint:
-					back = must(ecdsa.ParseUncompressedPublicKey(curve, raw))
-				case partner.KeyJWK, partner.KeyBase64JWK:
-					var jwk jose.JSONWebKey
-					if err := jwk.UnmarshalJSON(raw); err != nil || jwk.KeyID != "k" || jwk.Use != "enc" || jwk.Algorithm != "ECDH-ES" {
-						t.Errorf("%s: %s, %v", form, raw, err)
-					}
-					back = jwk.Key
-				case partner.KeyBase64PEM:
-					block, _ := pem.Decode(raw)
-					raw = block.Bytes
-					fallthrough
-				default:
-					back = must(x509.ParsePKIXPublicKey(raw))
-				}
-				if !key.PublicKey.Equal(back) {
-					t.Errorf("%s on %s: another key", form, curve.Params().Name)
-				}
-			}
-		}
-	}
-	j := jackHenry(t, &wire{}, &ps256{})
-	x25519 := must(ecdh.X25519().GenerateKey(rand.Reader))
-	for _, public := range []crypto.PublicKey{&rsaKey().PublicKey, x25519.PublicKey(), nil} {
-		if raw, err := j.PublicKey(public, ""); err == nil {
-			t.Errorf("%T: %s", public, raw)
-		}
 	}
 }
 
