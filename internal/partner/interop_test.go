@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,5 +132,23 @@ func TestKeysThatOpenSSLWrites(t *testing.T) {
 	}
 	if got := outside(t, must(base64.StdEncoding.DecodeString(text)), "openssl", "pkey", "-pubin", "-outform", "DER"); !bytes.Equal(got, must(x509.MarshalPKIXPublicKey(&ecKey().PublicKey))) {
 		t.Errorf("OpenSSL read another key")
+	}
+}
+
+// npm jose takes the client assertion for what it is.
+func TestNpmJoseVerifiesTheClientAssertion(t *testing.T) {
+	var jwt string
+	h := &wire{Handler: routes{"POST " + jhToken: func(w http.ResponseWriter, r *http.Request) {
+		jwt = r.PostFormValue("client_assertion")
+		reply(w, 200, tokenBody("token-1", 600))
+	}, "GET " + jhKey: always(200, toJSON(map[string]string{"publicKey": spki(&ecKey().PublicKey), "keyId": "k"}))}}
+	if _, _, _, _, err := jackHenry(t, h, &ps256{key: rsaKey(), kid: testKID}).FetchKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	public := keyFile(t, "PUBLIC KEY", must(x509.MarshalPKIXPublicKey(&rsaKey().PublicKey)))
+	var got struct{ Header map[string]string }
+	out := outside(t, []byte(jwt), "node", "../../interop/assertion.mjs", public, partnersim.DemoJackHenryClientID, "https://partner.example"+jhToken)
+	if err := json.Unmarshal(out, &got); err != nil || got.Header["kid"] != testKID {
+		t.Errorf("got %s, %v", out, err)
 	}
 }
