@@ -6,7 +6,7 @@ VULN    := $(TOOLS)/govulncheck-1.9.0
 DESTDIR ?=
 PREFIX  ?= /usr
 
-.PHONY: help build demo test race lint fuzz bench timing vuln softhsm outside install clean
+.PHONY: help build demo test race lint fuzz bench timing soak vuln softhsm outside install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: softhsm ## the bare token, and the bare KMS call, against keyd's whole pa
 timing: softhsm ## whether refusals take the same time: a million of each, and 5,000 through a token
 	$(GO) test -count=1 -v -run 'TakeTheSameTime|LeakIsFound' -timeout 60m ./internal/boundary -timing-samples $(or $(SAMPLES),1000000)
 	$(GO) test -count=1 -v -run LookTheSame -timeout 60m ./cmd/keyd -timing-samples 5000
+
+soak: softhsm ## memory stays flat over a million good and a million bad envelopes (COUNT, TOKEN=SoftHSM or NSS)
+	KEYD_SOAK=$(or $(COUNT),1000000) KEYD_SOAK_TOKEN=$(TOKEN) $(GO) test -count=1 -v -run Soak -timeout 12h ./cmd/keyd
 
 vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)
 	$(VULN) ./...

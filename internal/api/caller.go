@@ -57,12 +57,16 @@ func (r Rule) check() error {
 // when it connected.
 type peer struct{ uid, gid, pid int }
 
-type peerKey struct{}
+type (
+	peerKey struct{}
+	connKey struct{} // of the connection itself
+)
 
 // withPeer asks for the peer's credentials once for each connection. A
 // connection without them has no peer and so no role.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	if c, ok := conn.(*counted); ok {
+		ctx = context.WithValue(ctx, connKey{}, c)
 		conn = c.Conn
 	}
 	unix, ok := conn.(*net.UnixConn)

@@ -46,7 +46,7 @@ func (x *visit) plaintext(opened *Opened) error {
 		h.Set("Keyd-Kid", opened.KID)
 	}
 	h.Set("Keyd-Boundary", string(opened.Level))
-	x.respond(http.StatusOK, "application/octet-stream", opened.Plaintext)
+	x.respondSecret("application/octet-stream", opened.Plaintext)
 	return nil
 }
 

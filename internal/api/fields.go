@@ -100,7 +100,7 @@ func (s *Server) decryptFields(x *visit, p *Partner) error {
 	}
 	defer clear(body)
 	sayOpened(x.w.Header(), opened)
-	x.respond(http.StatusOK, "application/json", body)
+	x.respondSecret("application/json", body)
 	return nil
 }
 

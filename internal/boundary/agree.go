@@ -83,6 +83,8 @@ func OpenAgreed(env *Envelope, z []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	growStack()
+	defer SweepStack()
 	key := d.Key(z)
 	defer clear(key)
 	return OpenDerived(env, key)

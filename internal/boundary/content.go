@@ -3,7 +3,6 @@ package boundary
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -57,6 +56,8 @@ func OpenRaw(env *Envelope, em []byte) ([]byte, error) {
 	}
 	cek := make([]byte, size)
 	defer clear(cek)
+	growStack()
+	defer SweepStack()
 	ok := RemoveOAEP256(em, cek)
 	return OpenWithCEK(env, cek, ok)
 }
@@ -71,22 +72,24 @@ func OpenRaw(env *Envelope, em []byte) ([]byte, error) {
 // tag costs and fails where it fails, with the bare [ErrOpen]. The random key
 // is drawn for good envelopes too.
 //
-// The copies of cek made here are wiped; the key schedules inside crypto/aes
-// and crypto/hmac cannot be and are left to the garbage collector. cek itself
-// is the caller's to wipe, and so is the plaintext.
+// The copies of cek made here are wiped, those inside crypto/aes and on the
+// stack too. cek itself is the caller's to wipe, and so is the plaintext.
 func OpenWithCEK(env *Envelope, cek []byte, ok int) ([]byte, error) {
 	c, known := contents[env.Enc]
 	if !known {
 		return nil, unknownContent(env.Enc)
 	}
-	var key, given [maxCEK]byte
-	defer clear(key[:])
+	growStack()
+	defer SweepStack()
+	keys := newKeys()
+	key, given := keys.used[:], &keys.given
+	defer clear(key)
 	defer clear(given[:])
-	rand.Read(key[:]) // never fails: crypto/rand ends the process first
-	copyFixed(&given, cek)
+	rand.Read(key) // never fails: crypto/rand ends the process first
+	copyFixed(given, cek)
 	use := subtle.ConstantTimeEq(int32(ok), 1) &
 		sameLength(cek, c.CEK) & sameLength(env.IV, c.IV) & sameLength(env.Tag, c.Tag)
-	subtle.ConstantTimeCopy(use, key[:], given[:])
+	subtle.ConstantTimeCopy(use, key, given[:])
 
 	var iv [maxIV]byte
 	copy(iv[:], env.IV)
@@ -97,6 +100,13 @@ func OpenWithCEK(env *Envelope, cek []byte, ok int) ([]byte, error) {
 	}
 	return openGCM(key[:c.CEK], iv[:c.IV], env, tag[:c.Tag])
 }
+
+// keys are content keys at work. They are not on the stack, of which the runtime
+// may make copies.
+type keys struct{ used, given [maxCEK]byte }
+
+//go:noinline
+func newKeys() *keys { return new(keys) }
 
 // copyFixed fills dst from the beginning of src, in a time that does not depend
 // on how long src is.
@@ -123,10 +133,12 @@ func openGCM(key, iv []byte, env *Envelope, tag []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("setting up AES: %w", err)
 	}
+	defer forget(block)
 	gcm, err := cipher.NewGCM(block)
 	if err != nil {
 		return nil, fmt.Errorf("setting up GCM: %w", err)
 	}
+	defer forget(gcm)
 	buf := make([]byte, 0, len(env.Ciphertext)+len(tag))
 	buf = append(append(buf, env.Ciphertext...), tag...)
 	plaintext, err := gcm.Open(buf[:0], iv, buf, env.AAD)
@@ -142,21 +154,20 @@ func openGCM(key, iv []byte, env *Envelope, tag []byte) ([]byte, error) {
 // content key can have got wrong.
 func openCBC(c Content, key, iv []byte, env *Envelope, tag []byte) ([]byte, error) {
 	half := len(key) / 2
-	mac := hmac.New(c.mac, key[:half])
-	mac.Write(env.AAD)
-	mac.Write(iv)
-	mac.Write(env.Ciphertext)
-	mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(env.AAD))*8))
+	mac := hmacSum(c.mac, key[:half], env.AAD, iv, env.Ciphertext, binary.BigEndian.AppendUint64(nil, uint64(len(env.AAD))*8))
 	size := len(env.Ciphertext)
-	if !hmac.Equal(mac.Sum(nil)[:c.Tag], tag) || size == 0 || size%aes.BlockSize != 0 {
+	if subtle.ConstantTimeCompare(mac[:c.Tag], tag) != 1 || size == 0 || size%aes.BlockSize != 0 {
 		return nil, ErrOpen
 	}
 	block, err := aes.NewCipher(key[half:])
 	if err != nil {
 		return nil, fmt.Errorf("setting up AES: %w", err)
 	}
+	defer forget(block)
+	cbc := cipher.NewCBCDecrypter(block, iv)
+	defer forget(cbc)
 	plaintext := make([]byte, size)
-	cipher.NewCBCDecrypter(block, iv).CryptBlocks(plaintext, env.Ciphertext)
+	cbc.CryptBlocks(plaintext, env.Ciphertext)
 	rest, ok := removePKCS7(plaintext)
 	if !ok {
 		clear(plaintext)

@@ -20,6 +20,7 @@ func UnwrapAESKW(kek, wrapped, cek []byte) (ok int) {
 		clear(cek)
 		return 0
 	}
+	defer forget(block)
 	var b [16]byte
 	defer clear(b[:])
 	copy(b[:8], wrapped[:8])

@@ -7,6 +7,9 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
+// SlowHash exposes slowHash.
+func SlowHash(pin, salt []byte) []byte { return slowHash(pin, salt) }
+
 // HasVerdict reports whether a return code is in the table.
 func HasVerdict(code uint) bool { _, ok := codes[pkcs11.Error(code)]; return ok }
 

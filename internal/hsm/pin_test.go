@@ -2,6 +2,8 @@ package hsm_test
 
 import (
 	"bytes"
+	"crypto/pbkdf2"
+	"crypto/sha256"
 	"errors"
 	"os"
 	"path/filepath"
@@ -73,6 +75,16 @@ func TestRefusedPINIsKeptAsASlowHashInAPrivateFile(t *testing.T) {
 	}
 	if left, err := filepath.Glob(cfg.PINGuardPath + ".*"); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestSlowHashIsPBKDF2(t *testing.T) {
+	for _, pin := range []string{"1", "4711", strings.Repeat("long ", 50)} {
+		want, err := pbkdf2.Key(sha256.New, pin, []byte("0123456789abcdef"), 600_000, 32)
+		must(t, err)
+		if got := hsm.SlowHash([]byte(pin), []byte("0123456789abcdef")); !bytes.Equal(got, want) {
+			t.Errorf("%q: %x, want %x", pin, got, want)
+		}
 	}
 }
 

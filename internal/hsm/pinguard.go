@@ -2,7 +2,7 @@ package hsm
 
 import (
 	"bytes"
-	"crypto/pbkdf2"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -13,7 +13,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-	"unsafe"
 )
 
 // pinGuard remembers in a file the last PIN that the token refused, and in
@@ -56,13 +55,21 @@ const (
 	guardSaltLen    = 16
 )
 
-func slowHash(pin, salt []byte) ([]byte, error) {
-	// crypto/pbkdf2 wants a string, and a string(pin) could not be wiped.
-	hash, err := pbkdf2.Key(sha256.New, unsafe.String(unsafe.SliceData(pin), len(pin)), salt, guardIterations, sha256.Size) // #nosec G103 -- read only for the length of the call
-	if err != nil {
-		return nil, fmt.Errorf("hashing the PIN: %w", err)
+// slowHash is PBKDF2 (RFC 8018 §5.2) with one block. crypto/pbkdf2 takes the
+// password as a string, and makes a copy of it that cannot be wiped.
+func slowHash(pin, salt []byte) []byte {
+	mac := hmac.New(sha256.New, pin)
+	mac.Write(salt)
+	mac.Write([]byte{0, 0, 0, 1})
+	u := mac.Sum(nil)
+	hash := bytes.Clone(u)
+	for range guardIterations - 1 {
+		mac.Reset()
+		mac.Write(u)
+		u = mac.Sum(u[:0])
+		subtle.XORBytes(hash, hash, u)
 	}
-	return hash, nil
+	return hash
 }
 
 // pending is where a PIN stands while the token is shown it.
@@ -103,11 +110,7 @@ func holds(path string, id tokenIdentity, pin []byte) (r refusal, found bool, er
 	if r.Token != id {
 		return r, false, nil
 	}
-	hash, err := slowHash(pin, r.Salt)
-	if err != nil {
-		return r, false, err
-	}
-	return r, subtle.ConstantTimeCompare(hash, r.Hash) == 1, nil
+	return r, subtle.ConstantTimeCompare(slowHash(pin, r.Salt), r.Hash) == 1, nil
 }
 
 // guardNote is a refusal on disk before it is known to be one. It counts from
@@ -119,11 +122,7 @@ type guardNote struct{ from, to string }
 func (g pinGuard) prepare(id tokenIdentity, pin []byte, tries int, proven bool) (guardNote, error) {
 	salt := make([]byte, guardSaltLen)
 	rand.Read(salt)
-	hash, err := slowHash(pin, salt)
-	if err != nil {
-		return guardNote{}, err
-	}
-	raw, err := json.Marshal(refusal{Token: id, At: time.Now().UTC(), KDF: guardKDF, Salt: salt, Hash: hash, Tries: tries, Proven: proven})
+	raw, err := json.Marshal(refusal{Token: id, At: time.Now().UTC(), KDF: guardKDF, Salt: salt, Hash: slowHash(pin, salt), Tries: tries, Proven: proven})
 	if err != nil {
 		return guardNote{}, fmt.Errorf("encoding a PIN guard: %w", err)
 	}

@@ -1,5 +1,6 @@
 // Package baretoken drives a PKCS#11 token with nothing in between: the
-// yardstick that benchmarks hold keyd's whole path against.
+// yardstick that benchmarks hold keyd's whole path against, and the hand that
+// makes a token where no tool does.
 package baretoken
 
 import (
@@ -8,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"runtime"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/miekg/pkcs11"
 )
@@ -127,4 +130,33 @@ func (t *Token) Close() error {
 	errs = append(errs, t.ctx.Finalize())
 	t.ctx.Destroy()
 	return errors.Join(errs...)
+}
+
+// InitNSS makes a database for NSS softoken in a directory, which no tool of its
+// own does, and returns what C_Initialize must be given to use it.
+func InitNSS(module, dir, label, pin string) (initArgs string, err error) {
+	initArgs = "configdir='sql:" + dir + "' certPrefix='' keyPrefix='' secmod='secmod.db' dbTokenDescription='" + label + "'"
+	t := &Token{ctx: pkcs11.New(module)}
+	if t.ctx == nil {
+		return "", fmt.Errorf("loading %s", module)
+	}
+	text := append([]byte(initArgs), 0)
+	var pinned runtime.Pinner
+	pinned.Pin(&text[0])
+	defer pinned.Unpin()
+	if err := t.ctx.Initialize(pkcs11.InitializeWithReserved(unsafe.Pointer(&text[0]))); err != nil {
+		return "", fmt.Errorf("initialising %s: %w", module, err)
+	}
+	slot, err := t.slot(label)
+	if err != nil {
+		return "", errors.Join(err, t.ctx.Finalize())
+	}
+	s, err := t.ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err == nil {
+		err = errors.Join(t.ctx.Login(s, pkcs11.CKU_SO, ""), t.ctx.InitPIN(s, pin))
+	}
+	if err := errors.Join(err, t.ctx.Finalize()); err != nil {
+		return "", fmt.Errorf("making an NSS database in %s: %w", dir, err)
+	}
+	return initArgs, nil
 }

@@ -24,8 +24,11 @@ var passing = []string{
 
 // environment is what a worker gets of all that the daemon has. A crash of the
 // module must not print what is in the registers, so Go's traces are off there.
+// Nor must a signal write them to memory in the middle of a copy, so Go's
+// scheduler sends none: nothing there runs for long but C. And stacks are not
+// moved to smaller ones, which leaves the old ones as they were.
 func environment(all, more []string) []string {
-	env := []string{"GOTRACEBACK=none"}
+	env := []string{"GOTRACEBACK=none", "GODEBUG=asyncpreemptoff=1,gcshrinkstackoff=1"}
 	for _, v := range all {
 		name, _, _ := strings.Cut(v, "=")
 		if slices.ContainsFunc(passing, func(p string) bool {

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"keyd/internal/boundary"
 )
 
 // A frame is a length, a kind, the number of the call that it belongs to, and a
@@ -227,6 +229,7 @@ func (r *reader) next() (frame, error) {
 	f.payload = make([]byte, size-(headSize-lengthSize))
 	n := copy(f.payload, r.buf[r.start:r.end])
 	r.taken(n)
+	defer boundary.SweepStack() // a copy leaves what it copied in the registers
 	if _, err := io.ReadFull(r.conn, f.payload[n:]); err != nil {
 		clear(f.payload)
 		return frame{}, fmt.Errorf("reading a frame: %w", noEOF(err))

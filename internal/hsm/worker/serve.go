@@ -124,6 +124,7 @@ func (s *server) begin(ctx context.Context, f frame) (do func(), err error) {
 
 // serve does one call and answers it.
 func (s *server) serve(ctx context.Context, stop context.CancelFunc, k kind, id uint64, d decoder) {
+	defer boundary.SweepStack() // of what an opening left there; the answer is out by then
 	defer stop()
 	write, err := s.do(ctx, k, &d)
 	s.mu.Lock()

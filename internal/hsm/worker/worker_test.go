@@ -186,7 +186,7 @@ func TestTheModuleSeesOnlyTheVariablesThatModulesRead(t *testing.T) {
 		"HOME=/var/lib/keyd", "SOFTHSM2_CONF=/etc/x", "TPM2_PKCS11_STORE=/s", "THE_PIN=1234", "AWS_SECRET_ACCESS_KEY=x",
 		"CREDENTIALS_DIRECTORY=/c", "NOTIFY_SOCKET=/n", "SOFTHSM2_CONFIG=no", "LD_PRELOAD=/evil.so", "PATH=/bin",
 	}, []string{"VENDOR=1"})
-	want := "GOTRACEBACK=none HOME=/var/lib/keyd SOFTHSM2_CONF=/etc/x TPM2_PKCS11_STORE=/s VENDOR=1"
+	want := "GOTRACEBACK=none GODEBUG=asyncpreemptoff=1,gcshrinkstackoff=1 HOME=/var/lib/keyd SOFTHSM2_CONF=/etc/x TPM2_PKCS11_STORE=/s VENDOR=1"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
