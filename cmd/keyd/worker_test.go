@@ -169,3 +169,22 @@ func TestTheDaemonOutlivesItsLibrary(t *testing.T) {
 		t.Errorf("status: exit %d\n%s%s", code, out, stderr)
 	}
 }
+
+func TestTheLibrarysProcessGoesWithTheDaemon(t *testing.T) {
+	d := startDaemon(t, partnersim.New(partnersim.Options{ClientID: "demo-client", ClientSecret: testSecret}))
+	d.activeVersion(t)
+	pid := d.workers(t)[0]
+	if err := d.process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for range 600 {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid)); err != nil {
+			return
+		}
+		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(state), ") Z ") {
+			return // init has not looked yet
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("process %d is still there", pid)
+}

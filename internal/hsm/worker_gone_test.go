@@ -1,6 +1,7 @@
 package hsm_test
 
 import (
+	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,8 +9,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/pkcs11"
+
 	"keyd/internal/boundary"
 	"keyd/internal/hsm"
+	"keyd/internal/rotation"
+	"keyd/internal/rotation/backendtest"
 )
 
 // overSocket is SoftHSM behind `p11-kit server`: a token in another process, as a
@@ -71,4 +76,19 @@ func TestTokenInAnotherProcessThatDiesUnderLoadAndReturns(t *testing.T) {
 	if stop() == 0 {
 		t.Error("nothing was opened")
 	}
+}
+
+func TestSoftHSMBehindP11KitFulfilsTheContract(t *testing.T) {
+	cfg, _ := p11kit(t)
+	direct := cfg
+	direct.Module = "/usr/lib/softhsm/libsofthsm2.so"
+	token := openInWorker(t, cfg)
+	backendtest.Run(t, func(*testing.T) rotation.Backend { return struct{ rotation.Backend }{token} }, backendtest.Options{
+		Bits: []int{2048}, Without: []string{boundary.ECDHES, boundary.PS256}, HoldsNothing: true,
+		Plant: func(t *testing.T, _ rotation.Backend, label, id string) {
+			raw, err := hex.DecodeString(id)
+			must(t, err)
+			outside(t, direct, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { plant(t, ctx, s, string(raw), label, true) })
+		},
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"keyd/internal/boundary"
@@ -22,6 +23,7 @@ type peer struct {
 	most int // calls at a time
 
 	pin     func() ([]byte, error)
+	handing atomic.Bool // the PIN is being read
 	observe func(observation)
 	broken  func(error)
 
@@ -78,6 +80,7 @@ func (p *peer) handle(f frame) error {
 			d.bad = d.bad || e.done() != nil
 		}
 		if d.bad {
+			clear(f.payload)
 			return errMalformed
 		}
 		if c := p.take(f.id); c != nil {
@@ -87,8 +90,11 @@ func (p *peer) handle(f frame) error {
 		}
 		return nil
 	case askPIN:
+		if p.handing.Swap(true) || d.done() != nil {
+			return errMalformed
+		}
 		go p.handOver()
-		return d.done()
+		return nil
 	case broken:
 		why := d.error()
 		if d.done() != nil {
@@ -112,6 +118,7 @@ func (p *peer) handOver() {
 		f.b = append(f.b, secret...)
 		clear(secret)
 	}
+	p.handing.Store(false)
 	_ = p.link.send(f) // if the pipe is gone, nobody asks any more
 }
 

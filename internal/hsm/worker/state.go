@@ -32,6 +32,9 @@ type Token struct {
 	lastEnd    string        // why the last one is gone
 	health     boundary.Health
 
+	ops     sync.Map // names of operations that were observed
+	opsSeen atomic.Int32
+
 	closing  context.Context
 	stop     context.CancelFunc
 	ended    chan struct{} // closed when supervise returns
@@ -42,7 +45,7 @@ type Token struct {
 type state string
 
 const (
-	// serving: a worker has opened the token.
+	// stateReady: a worker has opened the token.
 	stateReady state = "ready"
 	// stateStarting: the last worker has gone and the next one is opening the
 	// token. Callers wait for it.
@@ -95,10 +98,11 @@ func (t *Token) served() uint64 {
 func (t *Token) lost(w *worker, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.why = why
-	t.lastEnd = why.Error()
 	if t.current.CompareAndSwap(w, nil) {
 		t.become(stateStarting)
+	}
+	if t.current.Load() == nil { // else another one has taken its place
+		t.why, t.lastEnd = why, why.Error()
 	}
 }
 
@@ -246,9 +250,20 @@ func (t *Token) process() *boundary.Process {
 	return p
 }
 
+// mostOps is how many kinds of operation a worker can make the metrics of.
+const mostOps = 32
+
 // tell hands on what a worker observed.
 func (t *Token) tell(o observation) {
-	if t.cfg.Observe != nil {
-		t.cfg.Observe(o.op, o.wait, o.inToken, o.err)
+	if t.cfg.Observe == nil {
+		return
 	}
+	if _, known := t.ops.Load(o.op); !known {
+		if t.opsSeen.Add(1) > mostOps {
+			o.op = "other"
+		} else {
+			t.ops.Store(o.op, true)
+		}
+	}
+	t.cfg.Observe(o.op, o.wait, o.inToken, o.err)
 }
