@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,15 +34,11 @@ func workerSetup(*flag.FlagSet) func(context.Context, terminal, []string) error 
 		if _, err := harden(); err != nil {
 			return err
 		}
-		file := os.NewFile(worker.PipeFD, "pipe")
-		conn, err := net.FileConn(file)
+		conns, err := worker.Inherited()
 		if err != nil {
-			return errors.New("there is no pipe to the daemon: keyd serve starts this command, nobody else")
+			return err
 		}
-		if err := file.Close(); err != nil {
-			return fmt.Errorf("closing the pipe's first descriptor: %w", err)
-		}
-		return worker.Serve(ctx, conn, openToken, t.err)
+		return worker.Serve(ctx, conns, openToken, t.err)
 	}
 }
 

@@ -34,6 +34,27 @@ func await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)
 	return none, fmt.Errorf("%w: %w", errNoAnswer, ctx.Err())
 }
 
+type unhurried struct{}
+
+// Unhurried marks a context under which the caller waits for an operation in the
+// token to its end, however long ctx lasts, because whoever asked has ways of
+// their own to stop waiting. Opening an envelope then takes place in the
+// caller's goroutine and wakes no other.
+func Unhurried(ctx context.Context) context.Context {
+	return context.WithValue(ctx, unhurried{}, true)
+}
+
+func isUnhurried(ctx context.Context) bool {
+	is, _ := ctx.Value(unhurried{}).(bool)
+	return is
+}
+
+// here runs f in the caller's goroutine.
+func here[T any](f func(send func(T, error))) (value T, err error) {
+	f(func(v T, e error) { value, err = v, e })
+	return value, err
+}
+
 // use is one turn with a session.
 type use struct {
 	session pkcs11.SessionHandle
@@ -63,7 +84,7 @@ func run[T any](ctx context.Context, t *Token, l *lane, op string, f func(u *use
 		return none, err
 	}
 	l.occupants[p.number].Store(&occupant{op: op, since: time.Now()})
-	return await(ctx, func(send func(T, error)) {
+	turn := func(send func(T, error)) {
 		u := &use{session: p.session, age: p.age}
 		began := time.Now()
 		value, err := enter(t, l, u, f)
@@ -72,7 +93,11 @@ func run[T any](ctx context.Context, t *Token, l *lane, op string, f func(u *use
 		// in the time it takes.
 		send(value, err)
 		t.giveBack(l, p.number, u, err)
-	}, drop)
+	}
+	if l == t.pool && isUnhurried(ctx) {
+		return here(turn)
+	}
+	return await(ctx, turn, drop)
 }
 
 // enter calls f with a session, and once more after a repair.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"os"
 	"testing"
 
@@ -21,11 +20,9 @@ var _ rotation.Backend = (*worker.Token)(nil)
 
 // serveWorker is this binary as a worker of itself.
 func serveWorker() int {
-	file := os.NewFile(worker.PipeFD, "pipe")
-	conn, err := net.FileConn(file)
+	conns, err := worker.Inherited()
 	if err == nil {
-		_ = file.Close()
-		err = worker.Serve(context.Background(), conn, func(ctx context.Context, cfg hsm.Config) (worker.Backend, error) {
+		err = worker.Serve(context.Background(), conns, func(ctx context.Context, cfg hsm.Config) (worker.Backend, error) {
 			return hsm.Open(ctx, cfg)
 		}, os.Stderr)
 	}

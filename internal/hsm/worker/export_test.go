@@ -2,8 +2,12 @@ package worker
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"io"
 	"net"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"keyd/internal/boundary"
@@ -44,16 +48,16 @@ func EncodeEnvelope(env *boundary.Envelope) []byte { return appendEnvelope(nil, 
 // Peer is the daemon's end of a pipe without a process at the other one.
 type Peer struct {
 	*peer
-	Observed int
-	Broken   []error
+	Observed atomic.Int64
+	Broken   chan error // what it was told of that
 }
 
 // NewPeer reads what the worker says from in; what it is told goes to conn.
-func NewPeer(conn net.Conn, most int, pin func() ([]byte, error)) *Peer {
-	p := &Peer{peer: newPeer(conn, most)}
+func NewPeer(conn net.Conn, lines []net.Conn, most int, pin func() ([]byte, error)) *Peer {
+	p := &Peer{peer: newPeer(conn, lines, most), Broken: make(chan error, 10)}
 	p.pin = pin
-	p.observe = func(observation) { p.Observed++ }
-	p.broken = func(why error) { p.Broken = append(p.Broken, why) }
+	p.observe = func(observation) { p.Observed.Add(1) }
+	p.broken = func(why error) { p.Broken <- why }
 	return p
 }
 
@@ -89,3 +93,35 @@ func (p *Peer) Close(ctx context.Context) error {
 	_, err := p.call(ctx, opClose, nothing)
 	return err
 }
+
+// FreeLines is how many lines nobody uses.
+func (p *Peer) FreeLines() int { return len(p.lines.free) }
+
+// ReadFrames reads n frames, asking again after each deadline that has passed,
+// and returns their payloads.
+func ReadFrames(conn io.Reader, n int) (payloads [][]byte, err error) {
+	in := newReader(conn)
+	for len(payloads) < n {
+		f, err := in.next()
+		switch {
+		case err == nil:
+			payloads = append(payloads, f.payload)
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return payloads, err
+		}
+	}
+	return payloads, nil
+}
+
+// Frame is a frame as it travels.
+func Frame(kind byte, id uint64, payload []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(headSize-lengthSize+len(payload)))
+	b = binary.BigEndian.AppendUint64(append(b, kind), id)
+	return append(b, payload...)
+}
+
+// Kinds of frames.
+const (
+	KindResult = byte(result)
+	KindHealth = byte(opHealth)
+)

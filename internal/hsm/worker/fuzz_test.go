@@ -66,7 +66,7 @@ func FuzzWorkerHears(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = worker.Serve(context.Background(), script{in: bytes.NewReader(raw)}, (&echo{}).open, io.Discard)
+			_ = worker.Serve(context.Background(), []net.Conn{script{in: bytes.NewReader(raw)}}, (&echo{}).open, io.Discard)
 		}()
 		select {
 		case <-done:
@@ -88,7 +88,7 @@ func FuzzDaemonHears(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		conn := script{in: bytes.NewReader(raw)}
-		p := worker.NewPeer(conn, 4, func() ([]byte, error) { return []byte("1234"), nil })
+		p := worker.NewPeer(conn, nil, 4, func() ([]byte, error) { return []byte("1234"), nil })
 		answered := make(chan *boundary.Opened, 3)
 		for range 3 {
 			go func() {

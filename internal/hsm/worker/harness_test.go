@@ -7,10 +7,14 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/rsa"
+	"fmt"
 	"net"
+	"os"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"keyd/internal/boundary"
 	"keyd/internal/hsm"
@@ -78,16 +82,20 @@ func (e *echo) List(context.Context) ([]boundary.Found, error) { return nil, nil
 func (e *echo) Health(context.Context) boundary.Health         { return boundary.Health{Backend: "echo"} }
 func (e *echo) Close() error                                   { return nil }
 
-// served connects a peer with a server of echo.
-func served(t testing.TB, e *echo) *worker.Peer {
+// served connects a peer with a server of echo, by a pipe and some lines.
+func served(t testing.TB, e *echo, lines int) *worker.Peer {
 	t.Helper()
-	ours, theirs := net.Pipe()
+	var ours, theirs []net.Conn
+	for range 1 + lines {
+		a, b := socketPair(t)
+		ours, theirs = append(ours, a), append(theirs, b)
+	}
 	done := make(chan error, 1)
 	go func() {
 		done <- worker.Serve(context.WithoutCancel(t.Context()), theirs, e.open, testWriter{t})
 	}()
-	p := worker.NewPeer(ours, 100, func() ([]byte, error) { return []byte("a PIN"), nil })
-	go p.Read(ours)
+	p := worker.NewPeer(ours[0], ours[1:], 100, func() ([]byte, error) { return []byte("a PIN"), nil })
+	go p.Read(ours[0])
 	t.Cleanup(func() {
 		p.Finish(net.ErrClosed)
 		if err := <-done; err != nil {
@@ -98,6 +106,33 @@ func served(t testing.TB, e *echo) *worker.Peer {
 		t.Fatalf("starting: %v", err)
 	}
 	return p
+}
+
+// socketPair is one of the kernel's.
+func socketPair(t testing.TB) (a, b net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := make([]net.Conn, 2)
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "pair")
+		if conns[i], err = net.FileConn(file); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return conns[0], conns[1]
+}
+
+// eachWay runs a test over the pipe alone and with lines beside it.
+func eachWay(t *testing.T, test func(t *testing.T, lines int)) {
+	for _, lines := range []int{0, 1, 8} {
+		t.Run(fmt.Sprintf("lines=%d", lines), func(t *testing.T) { test(t, lines) })
+	}
 }
 
 func (e *echo) open(_ context.Context, cfg hsm.Config) (worker.Backend, error) {

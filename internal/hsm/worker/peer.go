@@ -19,8 +19,9 @@ var errLost = errors.New("the worker of the PKCS #11 module is gone")
 
 // peer is the daemon's side of one pipe: calls that wait for their answers.
 type peer struct {
-	link *link
-	most int // calls at a time
+	link  *link
+	lines lines
+	most  int // calls at a time
 
 	pin     func() ([]byte, error)
 	handing atomic.Bool // the PIN is being read
@@ -47,8 +48,8 @@ type answer struct {
 	err     error
 }
 
-func newPeer(conn net.Conn, most int) *peer {
-	return &peer{link: newLink(conn), most: most, calls: map[uint64]*call{}, done: make(chan struct{})}
+func newPeer(conn net.Conn, lines []net.Conn, most int) *peer {
+	return &peer{link: newLink(conn), lines: newLines(lines), most: most, calls: map[uint64]*call{}, done: make(chan struct{})}
 }
 
 // read takes in what the worker sends until the pipe ends.
@@ -72,16 +73,9 @@ func (p *peer) handle(f frame) error {
 	d := decoder{b: f.payload}
 	switch f.kind {
 	case result, failed:
-		d.observations(p.observe)
-		a := answer{payload: d.rest()}
-		if f.kind == failed {
-			e := decoder{b: a.payload}
-			a.payload, a.err = nil, e.error()
-			d.bad = d.bad || e.done() != nil
-		}
-		if d.bad {
-			clear(f.payload)
-			return errMalformed
+		a, err := p.answer(f)
+		if err != nil {
+			return err
 		}
 		if c := p.take(f.id); c != nil {
 			c.answer <- a
@@ -104,6 +98,23 @@ func (p *peer) handle(f frame) error {
 		return nil
 	}
 	return fmt.Errorf("%w: a frame of kind %d", errMalformed, f.kind)
+}
+
+// answer reads a frame that is one.
+func (p *peer) answer(f frame) (a answer, err error) {
+	d := decoder{b: f.payload}
+	d.observations(p.observe)
+	a.payload = d.rest()
+	if f.kind == failed {
+		e := decoder{b: a.payload}
+		a.payload, a.err = nil, e.error()
+		d.bad = d.bad || e.done() != nil
+	}
+	if d.bad || f.kind != result && f.kind != failed {
+		clear(f.payload)
+		return answer{}, errMalformed
+	}
+	return a, nil
 }
 
 // handOver reads the PIN and sends it at once.
@@ -134,6 +145,7 @@ func (p *peer) take(id uint64) *call {
 // finish answers every call that is left.
 func (p *peer) finish(err error) {
 	p.link.close(err)
+	p.lines.close(err)
 	p.mu.Lock()
 	if p.end != nil {
 		p.mu.Unlock()
@@ -151,18 +163,15 @@ func (p *peer) finish(err error) {
 
 // call asks one thing. It waits no longer than ctx; the worker is told of that.
 func (p *peer) call(ctx context.Context, k kind, write func(*buffer)) ([]byte, error) {
+	if l := p.lines.take(k); l != nil {
+		return p.callOn(ctx, l, k, write)
+	}
 	id, c, err := p.register(k)
 	if err != nil {
 		return nil, err
 	}
-	f := newBuffer(k, id)
-	f.b = appendUint64(f.b, uint64(budget(ctx)))
-	write(f)
-	if err := p.link.send(f); err != nil {
-		if p.take(id) != nil && errors.Is(err, errTooLarge) {
-			return nil, fmt.Errorf("%w: %w", err, boundary.ErrUnsupported)
-		}
-		return nil, fmt.Errorf("%w: %w: %w", errLost, boundary.ErrUnavailable, err)
+	if err := p.send(ctx, p.link, k, id, write); err != nil {
+		return nil, err
 	}
 	select {
 	case a := <-c.answer:
@@ -176,6 +185,21 @@ func (p *peer) call(ctx context.Context, k kind, write func(*buffer)) ([]byte, e
 		_ = p.link.send(newBuffer(cancel, id)) // or nobody is there to be told
 	}
 	return nil, fmt.Errorf("waiting for the worker: %w", ctx.Err())
+}
+
+// send puts a call on its way. If it cannot, the call is over.
+func (p *peer) send(ctx context.Context, l *link, k kind, id uint64, write func(*buffer)) error {
+	f := newBuffer(k, id)
+	f.b = appendUint64(f.b, uint64(budget(ctx)))
+	write(f)
+	err := l.send(f)
+	switch {
+	case err == nil:
+		return nil
+	case p.take(id) != nil && errors.Is(err, errTooLarge):
+		return fmt.Errorf("%w: %w", err, boundary.ErrUnsupported)
+	}
+	return fmt.Errorf("%w: %w: %w", errLost, boundary.ErrUnavailable, err)
 }
 
 func (p *peer) register(k kind) (uint64, *call, error) {

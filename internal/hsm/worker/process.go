@@ -3,46 +3,79 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// PipeFD is the descriptor at which a worker finds its end of the pipe.
-const PipeFD = 3
+// A worker finds its end of the pipe at the descriptor pipeFD, and those of its
+// lines at the ones that follow; linesVariable says how many these are.
+const (
+	pipeFD        = 3
+	linesVariable = "KEYD_WORKER_LINES"
+)
+
+// Inherited are the connections to the daemon that this process was started
+// with: the pipe and then its lines.
+func Inherited() ([]net.Conn, error) {
+	lines, err := strconv.Atoi(os.Getenv(linesVariable))
+	if err != nil || lines < 0 || lines > maxLines {
+		return nil, errors.New("there is no pipe to the daemon: keyd serve starts a worker, nobody else")
+	}
+	var conns []net.Conn
+	for fd := range 1 + lines {
+		file := os.NewFile(uintptr(pipeFD+fd), "daemon")
+		conn, err := net.FileConn(file) // which has a descriptor of its own
+		if err != nil {
+			return nil, fmt.Errorf("the pipe to the daemon: %w", err)
+		}
+		if err := file.Close(); err != nil {
+			return nil, fmt.Errorf("closing the pipe's first descriptor: %w", err)
+		}
+		conns = append(conns, conn)
+	}
+	return conns, nil
+}
 
 // process is a worker as the kernel sees it.
 type process struct {
 	pid   int
 	conn  net.Conn
+	lines []net.Conn
 	ended chan struct{} // closed when it has ended
 	end   error         // how, then
 	cmd   *exec.Cmd
 }
 
-// spawn starts a worker. It gets no descriptor but the pipe and somewhere to
-// write its log, no environment but env, dies with this process, and is in a
+// spawn starts a worker. It gets no descriptor but the pipe, its lines and
+// somewhere to write its log, no environment but env, dies with this process, and is in a
 // process group of its own, so that a terminal's interrupt does not reach it
 // before the requests in flight have finished.
-func spawn(command, env []string, log *slog.Logger) (*process, error) {
-	ours, theirs, err := socketPair()
+func spawn(command, env []string, lines int, log *slog.Logger) (_ *process, err error) {
+	ours, theirs, err := socketPairs(1 + lines)
+	defer closeAll(theirs) // the worker has its own
+	defer func() {
+		if err != nil {
+			closeAll(ours)
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = theirs.Close() }() // the worker has its own
 	said, says, err := os.Pipe()
 	if err != nil {
-		_ = ours.Close()
 		return nil, fmt.Errorf("starting a worker: %w", err)
 	}
 	defer func() { _ = says.Close() }()
-	p := &process{conn: ours, ended: make(chan struct{})}
-	p.cmd = &exec.Cmd{Path: command[0], Args: command[1:], Env: env, Stdout: says, Stderr: says, ExtraFiles: []*os.File{theirs},
+	p := &process{conn: ours[0], lines: ours[1:], ended: make(chan struct{})}
+	p.cmd = &exec.Cmd{Path: command[0], Args: command[1:], Env: append(env, fmt.Sprintf("%s=%d", linesVariable, lines)), Stdout: says, Stderr: says, ExtraFiles: theirs,
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}}
 	started := make(chan error)
 	go func() {
@@ -59,12 +92,31 @@ func spawn(command, env []string, log *slog.Logger) (*process, error) {
 		close(p.ended)
 	}()
 	if err := <-started; err != nil {
-		_, _ = ours.Close(), said.Close()
+		_ = said.Close()
 		return nil, fmt.Errorf("starting a worker: %w", err)
 	}
 	p.pid = p.cmd.Process.Pid
 	go relay(said, log.With("worker", p.pid))
 	return p, nil
+}
+
+// socketPairs makes the pipe and its lines. What it could make it returns, also
+// with an error.
+func socketPairs(n int) (ours []net.Conn, theirs []*os.File, err error) {
+	for range n {
+		conn, file, err := socketPair()
+		if err != nil {
+			return ours, theirs, err
+		}
+		ours, theirs = append(ours, conn), append(theirs, file)
+	}
+	return ours, theirs, nil
+}
+
+func closeAll[C io.Closer](all []C) {
+	for _, c := range all {
+		_ = c.Close() // of no use any more
+	}
 }
 
 // socketPair makes the pipe. Neither end passes to any other process.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"keyd/internal/boundary"
@@ -40,19 +41,55 @@ type pinAnswer struct {
 }
 
 // Serve is the worker's side. It opens a token as the process at the other end
-// of conn says, and does what is asked of it, many things at once, until the
-// other end closes the connection. The log goes to out.
-func Serve(ctx context.Context, conn net.Conn, open OpenFunc, out io.Writer) error {
-	s := &server{link: newLink(conn), open: open, out: out, calls: map[uint64]context.CancelFunc{}, pins: make(chan pinAnswer, 1)}
+// of the connections says, and does what is asked of it, many things at once,
+// until the other end closes them. The first of them is the pipe, the others are
+// its lines. The log goes to out.
+func Serve(ctx context.Context, conns []net.Conn, open OpenFunc, out io.Writer) error {
+	s := &server{link: newLink(conns[0]), open: open, out: out, calls: map[uint64]context.CancelFunc{}, pins: make(chan pinAnswer, 1)}
 	defer s.link.close(errClosed)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	s.in, s.ended = newReader(conn), make(chan error, 1)
+	s.in, s.ended = newReader(conns[0]), make(chan error, 1)
 	go s.listen(ctx)
-	if err := <-s.ended; !errors.Is(err, io.EOF) {
+	for _, conn := range conns[1:] {
+		line := newLink(conn)
+		defer line.close(errClosed)
+		go s.listenOn(ctx, line)
+	}
+	// A reset is an end before the other side had read every answer.
+	if err := <-s.ended; !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return fmt.Errorf("serving the daemon: %w", err)
 	}
 	return nil
+}
+
+// end has Serve return, the first time.
+func (s *server) end(why error) {
+	select {
+	case s.ended <- why:
+	default:
+	}
+}
+
+// listenOn takes in calls on a line and does them, one after the other.
+func (s *server) listenOn(ctx context.Context, line *link) {
+	in := newReader(line.conn)
+	ctx = hsm.Unhurried(ctx)
+	for {
+		f, err := in.next()
+		if err == nil && !f.kind.onLine() {
+			err = fmt.Errorf("%w: a frame of kind %d on a line", errMalformed, f.kind)
+		}
+		var do func()
+		if err == nil {
+			do, err = s.begin(ctx, line, f)
+		}
+		if err != nil {
+			s.end(err)
+			return
+		}
+		do()
+	}
 }
 
 // listen takes in one frame and does what it asks for, while another goroutine
@@ -65,7 +102,7 @@ func (s *server) listen(ctx context.Context) {
 			do, err = s.handle(ctx, f)
 		}
 		if err != nil {
-			s.ended <- err
+			s.end(err)
 			return
 		}
 		if do != nil {
@@ -95,11 +132,11 @@ func (s *server) handle(ctx context.Context, f frame) (do func(), err error) {
 	case f.kind != start && (f.kind < opOpen || f.kind >= endOfKinds):
 		return nil, fmt.Errorf("%w: a frame of kind %d", errMalformed, f.kind)
 	}
-	return s.begin(ctx, f)
+	return s.begin(ctx, s.link, f)
 }
 
-// begin notes a call, so that it can be cancelled.
-func (s *server) begin(ctx context.Context, f frame) (do func(), err error) {
+// begin notes a call, so that it can be cancelled. The answer goes to back.
+func (s *server) begin(ctx context.Context, back *link, f frame) (do func(), err error) {
 	d := decoder{b: f.payload}
 	budget := d.duration()
 	if d.bad {
@@ -119,11 +156,11 @@ func (s *server) begin(ctx context.Context, f frame) (do func(), err error) {
 	}
 	s.started = true
 	s.calls[f.id] = stop
-	return func() { s.serve(ctx, stop, f.kind, f.id, d) }, nil
+	return func() { s.serve(ctx, stop, back, f.kind, f.id, d) }, nil
 }
 
 // serve does one call and answers it.
-func (s *server) serve(ctx context.Context, stop context.CancelFunc, k kind, id uint64, d decoder) {
+func (s *server) serve(ctx context.Context, stop context.CancelFunc, back *link, k kind, id uint64, d decoder) {
 	defer boundary.SweepStack() // of what an opening left there; the answer is out by then
 	defer stop()
 	write, err := s.do(ctx, k, &d)
@@ -140,10 +177,10 @@ func (s *server) serve(ctx context.Context, stop context.CancelFunc, k kind, id 
 		f.b[lengthSize] = byte(failed)
 		f.b = appendError(f.b, err)
 	}
-	if err := s.link.send(f); errors.Is(err, errTooLarge) {
+	if err := back.send(f); errors.Is(err, errTooLarge) {
 		f := newBuffer(failed, id)
 		f.b = appendError(appendObservations(f.b, nil), fmt.Errorf("the answer: %w: %w", err, boundary.ErrUnsupported))
-		_ = s.link.send(f) // it fits; and if the pipe is gone nobody waits
+		_ = back.send(f) // it fits; and if the pipe is gone nobody waits
 	}
 }
 

@@ -19,8 +19,12 @@ import (
 )
 
 func TestAnswersFindWhoAskedWhateverTheirOrder(t *testing.T) {
+	eachWay(t, answersFindWhoAskedWhateverTheirOrder)
+}
+
+func answersFindWhoAskedWhateverTheirOrder(t *testing.T, lines int) {
 	e := &echo{hold: make(chan struct{})}
-	p := served(t, e)
+	p := served(t, e, lines)
 	slow := make(chan error, 1)
 	go func() {
 		_, err := p.Open(t.Context(), "hold", envelope("slow"))
@@ -50,8 +54,8 @@ func TestAnswersFindWhoAskedWhateverTheirOrder(t *testing.T) {
 	if err := <-slow; err != nil {
 		t.Error(err)
 	}
-	if p.Observed != 1001 {
-		t.Errorf("%d operations were observed, want 1001", p.Observed)
+	if n := p.Observed.Load(); n != 1001 {
+		t.Errorf("%d operations were observed, want 1001", n)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -62,9 +66,11 @@ func TestAnswersFindWhoAskedWhateverTheirOrder(t *testing.T) {
 	}
 }
 
-func TestWhoGoesIsNotWaitedFor(t *testing.T) {
+func TestWhoGoesIsNotWaitedFor(t *testing.T) { eachWay(t, whoGoesIsNotWaitedFor) }
+
+func whoGoesIsNotWaitedFor(t *testing.T, lines int) {
 	e := &echo{hold: make(chan struct{})}
-	p := served(t, e)
+	p := served(t, e, lines)
 	asks := func(ctx context.Context, cancel context.CancelFunc, want error) {
 		t.Helper()
 		defer cancel()
@@ -120,8 +126,10 @@ func TestErrorsKeepTheirMeaningAndTheirText(t *testing.T) {
 	}
 }
 
-func TestRefusalsArriveAsTheyAre(t *testing.T) {
-	p := served(t, &echo{})
+func TestRefusalsArriveAsTheyAre(t *testing.T) { eachWay(t, refusalsArriveAsTheyAre) }
+
+func refusalsArriveAsTheyAre(t *testing.T, lines int) {
+	p := served(t, &echo{}, lines)
 	for handle, want := range map[string]error{"none": boundary.ErrNoKey, "bad": boundary.ErrOpen, "panic": boundary.ErrUnavailable} {
 		if got, err := p.Open(t.Context(), handle, envelope("x")); !errors.Is(err, want) {
 			t.Errorf("%s: Open = %v, %v, want %v", handle, got, err, want)
@@ -130,14 +138,21 @@ func TestRefusalsArriveAsTheyAre(t *testing.T) {
 	if _, err := p.Open(t.Context(), "k", envelope("x")); err != nil {
 		t.Errorf("after a panic: %v", err)
 	}
-	if len(p.Broken) != 1 {
-		t.Errorf("the worker asked %d times to be replaced after a panic, want once", len(p.Broken))
+	select {
+	case <-p.Broken:
+	case <-time.After(time.Minute):
+		t.Error("the worker did not ask to be replaced after a panic")
+	}
+	if n := len(p.Broken); n != 0 {
+		t.Errorf("the worker asked %d times more to be replaced", n)
 	}
 }
 
-func TestOnlySoManyWaitForTheWorker(t *testing.T) {
+func TestOnlySoManyWaitForTheWorker(t *testing.T) { eachWay(t, onlySoManyWaitForTheWorker) }
+
+func onlySoManyWaitForTheWorker(t *testing.T, lines int) {
 	e := &echo{hold: make(chan struct{})}
-	p := served(t, e)
+	p := served(t, e, lines)
 	var wg sync.WaitGroup
 	errs := make(chan error, 150)
 	for range 150 {
@@ -168,7 +183,7 @@ func TestOnlySoManyWaitForTheWorker(t *testing.T) {
 
 func TestEveryCallIsAnsweredWhenThePipeEnds(t *testing.T) {
 	ours, theirs := net.Pipe()
-	p := worker.NewPeer(ours, 10, nil)
+	p := worker.NewPeer(ours, nil, 10, nil)
 	go p.Read(ours)
 	go func() {
 		_, _ = theirs.Read(make([]byte, 10)) // part of a frame, and then no more
