@@ -19,6 +19,9 @@ type Content struct {
 	mac          func() hash.Hash // nil for GCM, which brings its own
 }
 
+// AEAD reports whether it is one cipher (GCM), not one of CBC and a MAC.
+func (c Content) AEAD() bool { return c.mac == nil }
+
 var contents = map[string]Content{
 	A128GCM:      {CEK: 16, IV: 12, Tag: 16},
 	A192GCM:      {CEK: 24, IV: 12, Tag: 16},

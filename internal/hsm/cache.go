@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/rsa"
 	"errors"
 	"fmt"
@@ -21,11 +22,24 @@ type cache struct {
 	filling map[string]bool
 }
 
-// key is a whole RSA private key in the token.
+// key is a whole private key in the token.
 type key struct {
 	object pkcs11.ObjectHandle
-	public *rsa.PublicKey
+	rsa    *rsa.PublicKey // or
+	curve  ecdh.Curve     // this
+	uses   purpose
 	twice  bool // several keys have the same name: none of them is used
+}
+
+func keyOf(o object) *key { return &key{object: o.handle, rsa: o.rsa, curve: o.curve, uses: o.uses} }
+
+// same reports whether it can be the other key. Of one on a curve the public half
+// is not known here.
+func (k *key) same(other *key) bool {
+	if k.rsa == nil || other.rsa == nil {
+		return k.rsa == other.rsa && k.curve == other.curve
+	}
+	return k.rsa.Equal(other.rsa)
 }
 
 // get returns the key under a handle.
@@ -58,7 +72,7 @@ func (c *cache) put(handle string, objects []object) {
 // add remembers one more object. Half-made keys are never remembered and so
 // never used: one of them can crash the module that is asked to.
 func (c *cache) add(handle string, o object) {
-	if o.public == nil {
+	if !o.whole() {
 		return
 	}
 	if c.keys == nil {
@@ -68,7 +82,7 @@ func (c *cache) add(handle string, o object) {
 		c.keys[handle] = &key{twice: true}
 		return
 	}
-	c.keys[handle] = &key{object: o.handle, public: o.public}
+	c.keys[handle] = keyOf(o)
 }
 
 func (c *cache) size() int {

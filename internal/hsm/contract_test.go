@@ -6,7 +6,6 @@ import (
 
 	"github.com/miekg/pkcs11"
 
-	"keyd/internal/boundary"
 	"keyd/internal/hsm"
 	"keyd/internal/rotation"
 	"keyd/internal/rotation/backendtest"
@@ -21,7 +20,6 @@ func TestNSSFulfilsTheContract(t *testing.T) { contract(t, nss(t)) }
 func contract(t *testing.T, cfg hsm.Config) {
 	token := open(t, cfg)
 	backendtest.Run(t, func(*testing.T) rotation.Backend { return token }, backendtest.Options{
-		Without: []string{boundary.ECDHES, boundary.PS256}, HoldsNothing: true,
 		Plant: func(t *testing.T, _ rotation.Backend, label, id string) {
 			raw, err := hex.DecodeString(id)
 			must(t, err)

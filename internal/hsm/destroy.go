@@ -2,6 +2,7 @@ package hsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -36,7 +37,7 @@ func (t *Token) Destroy(ctx context.Context, handle string) (gone bool, err erro
 		if t.made(n) {
 			return struct{}{}, t.destroyNamed(u.session, n)
 		}
-		return struct{}{}, t.destroyAdopted(u.session, n)
+		return struct{}{}, t.destroyAdopted(u, n)
 	})
 	if err != nil {
 		return false, fmt.Errorf("destroying key %s: %w", handle, err)
@@ -52,8 +53,8 @@ func (t *Token) destroyNamed(s pkcs11.SessionHandle, n name) error {
 
 // destroyAdopted destroys a pair that somebody else made and named, and nothing
 // that only resembles it.
-func (t *Token) destroyAdopted(s pkcs11.SessionHandle, n name) error {
-	return t.destroyAll(s, n, func() ([]pkcs11.ObjectHandle, error) { return t.pair(s, n) })
+func (t *Token) destroyAdopted(u *use, n name) error {
+	return t.destroyAll(u.session, n, func() ([]pkcs11.ObjectHandle, error) { return t.pair(u, n) })
 }
 
 func (t *Token) destroyAll(s pkcs11.SessionHandle, n name, list func() ([]pkcs11.ObjectHandle, error)) error {
@@ -116,7 +117,8 @@ func (t *Token) remains(s pkcs11.SessionHandle, n name) ([]pkcs11.ObjectHandle, 
 // the private key nothing would show whose they are, and a destruction that was
 // interrupted could not be finished. What is left when the private key is not
 // there, the name of which is anybody's, is not touched.
-func (t *Token) pair(s pkcs11.SessionHandle, n name) ([]pkcs11.ObjectHandle, error) {
+func (t *Token) pair(u *use, n name) ([]pkcs11.ObjectHandle, error) {
+	s := u.session
 	privates, err := t.findNamed(s, pkcs11.CKO_PRIVATE_KEY, n)
 	switch {
 	case err != nil || len(privates) == 0:
@@ -130,8 +132,11 @@ func (t *Token) pair(s pkcs11.SessionHandle, n name) ([]pkcs11.ObjectHandle, err
 	}
 	var all []pkcs11.ObjectHandle
 	for _, p := range publics {
-		if p.public != nil && privates[0].public != nil && p.public.Equal(privates[0].public) {
+		err := t.belongs(u, privates[0], p)
+		if err == nil {
 			all = append(all, p.handle)
+		} else if !errors.Is(err, errOther) {
+			return nil, err
 		}
 	}
 	return append(all, privates[0].handle), nil

@@ -173,8 +173,11 @@ func codeOf(err error) string {
 	return fmt.Sprintf("code 0x%X", uint(code))
 }
 
+// codeIn finds the return code that an error came from.
+func codeIn(err error) (pkcs11.Error, bool) { return errors.AsType[pkcs11.Error](err) }
+
 // is reports whether err is one of the return codes.
 func is(err error, codes ...pkcs11.Error) bool {
-	code, ok := errors.AsType[pkcs11.Error](err)
+	code, ok := codeIn(err)
 	return ok && slices.Contains(codes, code)
 }

@@ -32,11 +32,16 @@ func generate(t testing.TB, token *hsm.Token) boundary.Generated {
 
 func seal(t testing.TB, g boundary.Generated) *boundary.Envelope {
 	t.Helper()
+	return backendtest.Seal(t, rsaOf(t, g), boundary.A256GCM, []byte("plaintext"), []byte("header"))
+}
+
+func rsaOf(t testing.TB, g boundary.Generated) *rsa.PublicKey {
+	t.Helper()
 	pub, ok := g.Public.(*rsa.PublicKey)
 	if !ok {
 		t.Fatalf("the public key is %T", g.Public)
 	}
-	return backendtest.Seal(t, pub, boundary.A256GCM, []byte("plaintext"), []byte("header"))
+	return pub
 }
 
 func opens(t testing.TB, token *hsm.Token, g boundary.Generated) {

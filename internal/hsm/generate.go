@@ -3,93 +3,39 @@ package hsm
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 
 	"keyd/internal/boundary"
 )
 
-// publicExponent is 65537 (FIPS 186-5 §5.1 wants it odd and above 2^16).
-var publicExponent = []byte{1, 0, 1}
-
-// template describes a key pair to C_GenerateKeyPair. Every usage flag is
-// given: SoftHSM sets the ones it is not told to true.
-type template struct {
-	bits   int
-	token  bool // a token object, which lasts; else one of the session
-	name   name
-	noSign bool // leave CKA_SIGN and CKA_SIGN_RECOVER out
-}
-
-func (k template) public() []*pkcs11.Attribute {
-	return []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, k.token),
-		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_ID, k.name.id),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, k.name.label),
-		pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, k.bits),
-		pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, publicExponent),
-		pkcs11.NewAttribute(pkcs11.CKA_ENCRYPT, true),
-		pkcs11.NewAttribute(pkcs11.CKA_VERIFY, false),
-		pkcs11.NewAttribute(pkcs11.CKA_VERIFY_RECOVER, false),
-		pkcs11.NewAttribute(pkcs11.CKA_WRAP, false),
-	}
-}
-
-func (k template) private() []*pkcs11.Attribute {
-	attributes := []*pkcs11.Attribute{
-		pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, pkcs11.CKK_RSA),
-		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, k.token),
-		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),      // not without the PIN
-		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),    // never shown in plain text
-		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false), // never wrapped to be taken out
-		pkcs11.NewAttribute(pkcs11.CKA_ID, k.name.id),
-		pkcs11.NewAttribute(pkcs11.CKA_LABEL, k.name.label),
-		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, true),
-		pkcs11.NewAttribute(pkcs11.CKA_UNWRAP, false),
-	}
-	if k.noSign {
-		return attributes
-	}
-	return append(attributes,
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, false),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN_RECOVER, false))
-}
-
-// generatePair calls C_GenerateKeyPair. tpm2-pkcs11 refuses a template in which
-// CKA_SIGN is false; such a token is asked again without it.
-func (t *Token) generatePair(s pkcs11.SessionHandle, k template) (public, private pkcs11.ObjectHandle, err error) {
-	mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil)}
-	public, private, err = t.module.ctx.GenerateKeyPair(s, mechanism, k.public(), k.private())
-	if is(err, pkcs11.CKR_ATTRIBUTE_VALUE_INVALID, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID, pkcs11.CKR_TEMPLATE_INCONSISTENT) {
-		k.noSign = true
-		public, private, err = t.module.ctx.GenerateKeyPair(s, mechanism, k.public(), k.private())
-	}
-	if err != nil {
-		return 0, 0, meaning("C_GenerateKeyPair", err)
-	}
-	return public, private, nil
-}
-
-// Generate makes an RSA key pair that cannot be taken out. What stands under
-// the same name is destroyed first: it was never announced, and may be half
-// made. A pair whose attributes are not as asked is destroyed again.
+// Generate makes a key pair that cannot be taken out. What stands under the same
+// name is destroyed first: it was never announced, and may be half made. A pair
+// that is not as asked is destroyed again.
 func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
 	if err := spec.Check(); err != nil {
 		return boundary.Generated{}, fmt.Errorf("generating %w", err)
 	}
-	if spec.Algorithm != boundary.RSAOAEP256 {
-		return boundary.Generated{}, fmt.Errorf("generating a key for %s: %w", spec.Algorithm, boundary.ErrUnsupported)
+	level, can := t.mode.Load().levels()[spec.Algorithm]
+	switch {
+	case !can:
+		return boundary.Generated{}, fmt.Errorf("generating a key for %s, which the token cannot use: %w", spec.Algorithm, boundary.ErrUnsupported)
+	case !level.AtLeast(t.cfg.MinBoundary):
+		return boundary.Generated{}, fmt.Errorf("generating a key for %s: %w: the token works at %q with it, and the backend's min_boundary is %s",
+			spec.Algorithm, boundary.ErrBelowFloor, level, t.cfg.MinBoundary)
 	}
 	n, err := t.named(spec)
 	if err != nil {
 		return boundary.Generated{}, fmt.Errorf("generating a key: %w", err)
 	}
+	k := template{material: spec.Material, uses: t.mode.Load().wants(spec.Algorithm, t.cfg.MinBoundary), token: true, name: n}
 	g, err := managed(ctx, t, "generate", func(ctx context.Context, u *use) (boundary.Generated, error) {
-		return t.generate(ctx, u.session, n, spec.Bits)
+		return t.generate(ctx, u, k)
 	})
 	if err != nil {
 		return boundary.Generated{}, fmt.Errorf("generating key %s: %w", n.label, err)
@@ -97,8 +43,9 @@ func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Gene
 	return g, nil
 }
 
-func (t *Token) generate(ctx context.Context, s pkcs11.SessionHandle, n name, bits int) (_ boundary.Generated, err error) {
-	if err := t.destroyNamed(s, n); err != nil {
+func (t *Token) generate(ctx context.Context, u *use, k template) (_ boundary.Generated, err error) {
+	s := u.session
+	if err := t.destroyNamed(s, k.name); err != nil {
 		return boundary.Generated{}, fmt.Errorf("clearing the way: %w", err)
 	}
 	defer func() {
@@ -107,10 +54,10 @@ func (t *Token) generate(ctx context.Context, s pkcs11.SessionHandle, n name, bi
 			err = ctx.Err()
 		}
 		if err != nil {
-			err = errors.Join(err, t.destroyNamed(s, n))
+			err = errors.Join(err, t.destroyNamed(s, k.name))
 		}
 	}()
-	_, private, err := t.generatePair(s, template{bits: bits, token: true, name: n})
+	_, private, err := t.generatePair(s, k)
 	if err != nil {
 		return boundary.Generated{}, err
 	}
@@ -122,42 +69,94 @@ func (t *Token) generate(ctx context.Context, s pkcs11.SessionHandle, n name, bi
 	if err != nil {
 		return boundary.Generated{}, err
 	}
-	if err := t.asAsked(s, o, e, n, bits); err != nil {
+	public, err := t.asAsked(u, o, e, k)
+	if err != nil {
 		return boundary.Generated{}, fmt.Errorf("the token made something else than it was asked for: %w", err)
 	}
-	t.keys.put(n.handle(), []object{o})
-	return boundary.Generated{Handle: n.handle(), Public: o.public, Evidence: e}, nil
+	t.keys.put(k.name.handle(), []object{o})
+	return boundary.Generated{Handle: k.name.handle(), Public: public, Evidence: e}, nil
 }
 
-// asAsked holds a new key pair against what was asked for.
-func (t *Token) asAsked(s pkcs11.SessionHandle, o object, e boundary.Evidence, n name, bits int) error {
+// asAsked holds a new key pair against what was asked for, and returns its
+// public half.
+func (t *Token) asAsked(u *use, o object, e boundary.Evidence, k template) (crypto.PublicKey, error) {
 	var errs []error
-	if o.name != n {
-		errs = append(errs, fmt.Errorf("it is named %q, not %q", o.name.handle(), n.handle()))
+	if o.name != k.name {
+		errs = append(errs, fmt.Errorf("it is named %q, not %q", o.name.handle(), k.name.handle()))
 	}
 	for attribute, want := range map[string]string{"CKA_SENSITIVE": "true", "CKA_EXTRACTABLE": "false", "CKA_TOKEN": "true"} {
 		if got := e.Attributes[attribute]; got != want {
 			errs = append(errs, fmt.Errorf("%s is %q, not %s", attribute, got, want))
 		}
 	}
-	switch {
-	case o.public == nil:
-		errs = append(errs, errors.New("the private key has no whole public half"))
-	case o.public.N.BitLen() != bits || o.public.E != 65537:
-		errs = append(errs, fmt.Errorf("the modulus has %d bits and the public exponent is %d", o.public.N.BitLen(), o.public.E))
-	default:
-		publics, err := t.findNamed(s, pkcs11.CKO_PUBLIC_KEY, n)
-		errs = append(errs, err, halvesMatch(o, publics))
+	if !o.uses.allows(k.uses) {
+		errs = append(errs, fmt.Errorf("it is not for what it was asked for: %s", strings.Join(e.Problems, "; ")))
 	}
-	return errors.Join(errs...)
+	publics, err := t.findNamed(u.session, pkcs11.CKO_PUBLIC_KEY, k.name)
+	if err != nil {
+		return nil, errors.Join(append(errs, err)...)
+	}
+	public, err := t.publicOf(u, o, publics)
+	errs = append(errs, err)
+	switch {
+	case public == nil:
+		errs = append(errs, errors.New("the private key has no whole public half"))
+	case boundary.MaterialOf(k.material.Algorithm, public) != k.material || o.rsa != nil && o.rsa.E != 65537:
+		errs = append(errs, fmt.Errorf("it is a key of %s", boundary.MaterialOf(k.material.Algorithm, public).Size()))
+	}
+	return public, errors.Join(errs...)
 }
 
-// halvesMatch holds public key objects against the private key of their name.
-func halvesMatch(private object, publics []object) error {
+// publicOf returns a private key's public half, and holds the public key objects
+// of its name against it. A private key on a curve does not carry its own (PKCS
+// #11 mechanisms v2.40 §2.3.4): a public one that an envelope is sealed to must
+// belong to the private one that opens it.
+func (t *Token) publicOf(u *use, private object, publics []object) (crypto.PublicKey, error) {
+	own := private.public()
+	var others error
 	for _, p := range publics {
-		if p.public == nil || !p.public.Equal(private.public) {
-			return errors.New("the public key object of the same name does not belong to the private key")
+		err := t.belongs(u, private, p)
+		switch {
+		case err == nil && p.point != nil:
+			own = p.point
+			t.points.add(p)
+		case errors.Is(err, errOther):
+			others = err
+		case err != nil:
+			return nil, err
 		}
+	}
+	return own, others
+}
+
+var errOther = errors.New("the public key object of the same name does not belong to the private key")
+
+// belongs reports, with errOther, that a public key object is another key's.
+func (t *Token) belongs(u *use, private, public object) error {
+	switch {
+	case private.rsa != nil && public.rsa != nil && private.rsa.Equal(public.rsa):
+		return nil
+	case private.curve == nil || public.point == nil || public.curve != private.curve:
+		return errOther
+	}
+	want := make([]byte, 16)
+	rand.Read(want)
+	env, err := boundary.Seal(public.point, boundary.ECDHES, boundary.A256GCM, want, nil)
+	if err != nil {
+		return err
+	}
+	k := keyOf(private)
+	w, err := t.mode.Load().pick(env, k)
+	if err != nil {
+		return fmt.Errorf("showing that the public key belongs to the private key: %w", err)
+	}
+	a, err := w.ask(t, u, k, env)
+	if err != nil {
+		return fmt.Errorf("showing that the public key belongs to the private key: %w", err)
+	}
+	got, err := w.finish(env, a)
+	if err != nil || subtle.ConstantTimeCompare(got, want) != 1 {
+		return errors.Join(errOther, t.ready(u.session))
 	}
 	return nil
 }
@@ -169,20 +168,57 @@ func (t *Token) Public(ctx context.Context, handle string) (crypto.PublicKey, er
 		return nil, err
 	}
 	pub, err := managed(ctx, t, "public", func(_ context.Context, u *use) (crypto.PublicKey, error) {
-		// The object handle, if it is known, saves a search.
-		if k, err := t.keys.get(handle); err == nil {
-			if o, err := t.read(u.session, k.object); err == nil && o.name == n && k.public.Equal(o.public) {
-				return o.public, nil
-			}
-		}
-		o, err := t.one(u.session, n)
-		if err != nil {
-			return nil, err
-		}
-		return o.public, nil
+		return t.public(u, n)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the public key of %s: %w", handle, err)
 	}
 	return pub, nil
+}
+
+func (t *Token) public(u *use, n name) (crypto.PublicKey, error) {
+	// The object handles, if they are known, save searches.
+	k, err := t.keys.get(n.handle())
+	if err == nil {
+		o, err := t.read(u.session, k.object)
+		if err == nil && o.name == n && k.rsa != nil && k.rsa.Equal(o.rsa) {
+			return o.rsa, nil
+		}
+		if err == nil && o.name == n && k.curve != nil && k.curve == o.curve {
+			return t.pointOf(u, o)
+		}
+	}
+	o, err := t.one(u.session, n)
+	if err != nil {
+		return nil, err
+	}
+	if o.rsa != nil {
+		return o.rsa, nil
+	}
+	return t.pointOf(u, o)
+}
+
+// pointOf returns the public half of a private key on a curve.
+func (t *Token) pointOf(u *use, private object) (crypto.PublicKey, error) {
+	if !t.points.filled() {
+		publics, err := t.byName(u.session, pkcs11.CKO_PUBLIC_KEY)
+		if err != nil {
+			return nil, err
+		}
+		t.points.fill(publics)
+	}
+	if h := t.points.get(private.name); h != 0 {
+		if p, err := t.read(u.session, h); err == nil && p.name == private.name && t.belongs(u, private, p) == nil {
+			return p.point, nil
+		}
+	}
+	publics, err := t.findNamed(u.session, pkcs11.CKO_PUBLIC_KEY, private.name)
+	if err != nil {
+		return nil, err
+	}
+	public, err := t.publicOf(u, private, publics)
+	if public == nil && err == nil {
+		err = fmt.Errorf("the private key is there, and its public half is not: %w", boundary.ErrNoKey)
+	}
+	return public, err
 }

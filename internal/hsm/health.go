@@ -15,7 +15,7 @@ import (
 // them with its directory gone.
 func (t *Token) Health(ctx context.Context) boundary.Health {
 	h := boundary.Health{
-		Backend: t.cfg.Name, Kind: "pkcs11", Floor: t.cfg.MinBoundary, Levels: map[string]boundary.Level{boundary.RSAOAEP256: t.mode.level},
+		Backend: t.cfg.Name, Kind: "pkcs11", Floor: t.cfg.MinBoundary, Levels: t.mode.Load().levels(),
 		Device: maps.Clone(t.slot.device), Sessions: cap(t.pool.slots), InUse: t.pool.inUse(),
 	}
 	if last := t.lastError.Load(); last != nil {

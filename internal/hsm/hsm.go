@@ -59,7 +59,8 @@ type Config struct {
 	// CallTimeout is how long a private-key operation or a look at the token may
 	// stay in the module before it is taken to hang.
 	CallTimeout time.Duration
-	// MinBoundary is the level below which Open fails. Empty: any will do.
+	// MinBoundary is the level below which nothing is done, and Open fails if the
+	// token reaches it with nothing. Empty: any will do.
 	MinBoundary boundary.Level
 	// Reserved is handed to C_Initialize as pReserved. NSS needs it
 	// ("configdir='sql:/dir' ..."); most modules want it empty.
@@ -108,17 +109,20 @@ func (c *Config) validate() error {
 // goroutines at once. A device that is gone, logged out or refusing to work is
 // [boundary.ErrUnavailable].
 type Token struct {
-	cfg    Config
-	log    *slog.Logger
-	module *module
-	slot   slot
-	login  pkcs11.SessionHandle // PKCS #11 v2.40 §2.6.6: closing the last session logs out
-	proven bool                 // the token has accepted the PIN before; guarded by module.logins
-	mode   mode
-	keys   cache
-	pool   *lane // for opening envelopes
-	manage *lane // for everything that makes, destroys or looks for objects
-	check  *lane // for Health
+	cfg     Config
+	log     *slog.Logger
+	module  *module
+	slot    slot
+	login   pkcs11.SessionHandle // PKCS #11 v2.40 §2.6.6: closing the last session logs out
+	proven  bool                 // the token has accepted the PIN before; guarded by module.logins
+	mode    atomic.Pointer[mode]
+	keys    cache
+	points  points
+	holding holding
+	pool    *lane // for opening envelopes
+	manage  *lane // for everything that makes, destroys or looks for objects
+	check   *lane // for Health
+	hold    *lane // for the content keys of exchanges, which live in its session
 
 	// age counts how often every session was lost at once. One that is older is
 	// not used and not closed: its number may stand for another one by now.
@@ -168,6 +172,9 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 	t.check = newLane("health check", 1, false, false, healthWait)
 	t.pool.limit.set(cfg.CallTimeout)
 	t.check.limit.set(cfg.CallTimeout)
+	t.hold = newLane("content key", 1, true, false, cfg.SessionWait)
+	t.hold.limit.set(cfg.CallTimeout)
+	t.hold.lasting = true
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())
@@ -189,7 +196,7 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 		return nil, fmt.Errorf("looking for the keys in token %s: %w", t.slot, err)
 	}
 	go t.watch()
-	t.log.Info("token opened", "token", t.slot.String(), "boundary", t.mode.level, "keys", t.keys.size())
+	t.log.Info("token opened", "token", t.slot.String(), "boundary", t.mode.Load().levels(), "keys", t.keys.size())
 	return t, nil
 }
 
@@ -217,7 +224,7 @@ func (t *Token) Close() error {
 	}
 	close(t.watching)
 	deadline := time.After(closeWait)
-	for _, l := range []*lane{t.pool, t.manage, t.check} {
+	for _, l := range []*lane{t.pool, t.hold, t.manage, t.check} {
 		for range cap(l.slots) {
 			select {
 			case p := <-l.slots:
@@ -230,7 +237,7 @@ func (t *Token) Close() error {
 		}
 	}
 	t.closeSession(t.login)
-	if err := t.module.release(); err != nil {
+	if err := errors.Join(t.holding.close(), t.module.release()); err != nil {
 		return fmt.Errorf("closing the token: %w", err)
 	}
 	return nil

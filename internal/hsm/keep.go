@@ -22,7 +22,7 @@ func (t *Token) one(s pkcs11.SessionHandle, n name) (object, error) {
 		return object{}, err
 	}
 	t.keys.put(n.handle(), found)
-	whole := slices.DeleteFunc(found, func(o object) bool { return o.public == nil })
+	whole := slices.DeleteFunc(found, func(o object) bool { return !o.whole() })
 	switch len(whole) {
 	case 0:
 		return object{}, boundary.ErrNoKey
@@ -34,21 +34,22 @@ func (t *Token) one(s pkcs11.SessionHandle, n name) (object, error) {
 
 // Find looks for one whole private key by kid, CKA_ID (hex), label or handle.
 func (t *Token) Find(ctx context.Context, query string) (boundary.Found, error) {
-	f, err := managed(ctx, t, "find", func(_ context.Context, u *use) (boundary.Found, error) { return t.findQuery(u.session, query) })
+	f, err := managed(ctx, t, "find", func(_ context.Context, u *use) (boundary.Found, error) { return t.findQuery(u, query) })
 	if err != nil {
 		return boundary.Found{}, fmt.Errorf("finding %+.120q: %w", query, err)
 	}
 	return f, nil
 }
 
-func (t *Token) findQuery(s pkcs11.SessionHandle, query string) (boundary.Found, error) {
+func (t *Token) findQuery(u *use, query string) (boundary.Found, error) {
+	s := u.session
 	if query == "" {
 		return boundary.Found{}, boundary.ErrNoKey
 	}
 	names := map[name]bool{}
 	note := func(objects []object, err error) error {
 		for _, o := range objects {
-			if o.public != nil {
+			if o.whole() {
 				names[o.name] = true
 			}
 		}
@@ -77,7 +78,7 @@ func (t *Token) findQuery(s pkcs11.SessionHandle, query string) (boundary.Found,
 			if err != nil {
 				return boundary.Found{}, err
 			}
-			return t.found(s, o, publics)
+			return t.found(u, o, publics)
 		}
 	}
 	handles := []string{}
@@ -102,18 +103,26 @@ func idOf(query string) []byte {
 
 // found describes a private key, and holds the public key objects of the same
 // name against it.
-func (t *Token) found(s pkcs11.SessionHandle, o object, publics []object) (boundary.Found, error) {
-	e, err := t.evidence(s, o)
+func (t *Token) found(u *use, o object, publics []object) (boundary.Found, error) {
+	e, err := t.evidence(u.session, o)
 	if err != nil {
 		return boundary.Found{}, err
 	}
 	f := boundary.Found{Handle: o.name.handle(), KID: o.name.kid(), Label: o.name.label,
 		Managed: strings.HasPrefix(o.name.label, t.prefix()), Evidence: e}
-	if o.public != nil {
-		f.Public = o.public
-		if err := halvesMatch(o, publics); err != nil {
-			f.Evidence.Problems = append(f.Evidence.Problems, err.Error())
-		}
+	if !o.whole() {
+		return f, nil
+	}
+	f.Public, err = t.publicOf(u, o, publics)
+	switch {
+	case errors.Is(err, errOther):
+		f.Evidence.Problems = append(f.Evidence.Problems, errOther.Error())
+	case errors.Is(err, boundary.ErrUnsupported):
+		f.Evidence.Problems = append(f.Evidence.Problems, err.Error())
+	case err != nil:
+		return boundary.Found{}, err
+	case f.Public == nil:
+		f.Evidence.Problems = append(f.Evidence.Problems, "it has no public key object of its name, which a key on a curve needs to be known by")
 	}
 	return f, nil
 }
@@ -121,14 +130,15 @@ func (t *Token) found(s pkcs11.SessionHandle, o object, publics []object) (bound
 // List returns every private key in the token. Keys that share a name are
 // returned once, with that as a problem.
 func (t *Token) List(ctx context.Context) ([]boundary.Found, error) {
-	all, err := managed(ctx, t, "list", func(_ context.Context, u *use) ([]boundary.Found, error) { return t.list(u.session) })
+	all, err := managed(ctx, t, "list", func(_ context.Context, u *use) ([]boundary.Found, error) { return t.list(u) })
 	if err != nil {
 		return nil, fmt.Errorf("listing the private keys in the token: %w", err)
 	}
 	return all, nil
 }
 
-func (t *Token) list(s pkcs11.SessionHandle) ([]boundary.Found, error) {
+func (t *Token) list(u *use) ([]boundary.Found, error) {
+	s := u.session
 	privates, err := t.byName(s, pkcs11.CKO_PRIVATE_KEY)
 	if err != nil {
 		return nil, err
@@ -137,9 +147,10 @@ func (t *Token) list(s pkcs11.SessionHandle) ([]boundary.Found, error) {
 	if err := errors.Join(err, t.ready(s)); err != nil {
 		return nil, err
 	}
+	t.points.fill(publics)
 	var all []boundary.Found
 	for n, same := range privates {
-		f, err := t.found(s, same[0], publics[n])
+		f, err := t.found(u, same[0], publics[n])
 		if err != nil {
 			return nil, err
 		}

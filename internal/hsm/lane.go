@@ -18,8 +18,11 @@ type lane struct {
 	name  string
 	keep  bool // sessions stay open between uses
 	write bool // sessions may change token objects
-	wait  time.Duration
-	slots chan place
+	// lasting: a session is not closed after an error, since what was made in it
+	// would go with it.
+	lasting bool
+	wait    time.Duration
+	slots   chan place
 
 	waiting atomic.Int32 // callers that wait for a place
 	most    int32        // of them

@@ -80,9 +80,7 @@ func (t *Token) present(pin []byte) error {
 	if err != nil {
 		return err
 	}
-	// A string(pin) could not be wiped. The binding's own copy on the C heap is
-	// freed unwiped.
-	err = t.module.ctx.Login(t.login, pkcs11.CKU_USER, unsafe.String(&pin[0], len(pin))) // #nosec G103 -- read only for the length of the call
+	err = t.module.calls.login(t.login, pin)
 	switch {
 	case err == nil:
 		t.proven = true

@@ -15,10 +15,10 @@ import (
 
 // module is a PKCS #11 library in this process.
 type module struct {
-	path      string
-	reserved  string
-	ctx       *pkcs11.Ctx
-	decrypter decrypter
+	path     string
+	reserved string
+	ctx      *pkcs11.Ctx
+	calls    calls
 
 	// Guarded by modules.Mutex.
 	users   int            // Tokens that hold it initialised
@@ -54,7 +54,7 @@ func load(path, reserved string) (*module, error) {
 		if m.ctx, err = dlopen(real); err != nil {
 			return nil, fmt.Errorf("loading the PKCS #11 module %s: %w", path, err)
 		}
-		if m.decrypter, err = newDecrypter(m.ctx); err != nil {
+		if m.calls, err = newCalls(m.ctx); err != nil {
 			return nil, fmt.Errorf("loading the PKCS #11 module %s: %w", path, err)
 		}
 		// A library stays loaded for the life of the process: several crash in

@@ -1,10 +1,11 @@
 package hsm
 
 import (
+	"crypto"
+	"crypto/ecdh"
 	"crypto/rsa"
 	"encoding/binary"
 	"fmt"
-	"math/big"
 
 	"github.com/miekg/pkcs11"
 
@@ -15,8 +16,54 @@ import (
 type object struct {
 	handle  pkcs11.ObjectHandle
 	name    name
+	class   uint
 	keyType uint
-	public  *rsa.PublicKey // nil if it is not RSA or not whole
+	uses    purpose // of a private key
+	// rsa is the public half, which RSA private keys carry too; nil where it is
+	// not whole.
+	rsa *rsa.PublicKey
+	// curve is that of a key on one that keyd knows, point the public half, which
+	// only the public key object has.
+	curve ecdh.Curve
+	point *ecdh.PublicKey
+}
+
+// purpose is what a token lets a private key do.
+type purpose struct{ decrypt, unwrap, sign, derive bool }
+
+// allows reports whether all that is needed is let.
+func (p purpose) allows(needed purpose) bool {
+	return (p.decrypt || !needed.decrypt) && (p.unwrap || !needed.unwrap) && (p.sign || !needed.sign) && (p.derive || !needed.derive)
+}
+
+// whole reports whether an object is a key that keyd can use. One that a crash
+// has left half made is not: SoftHSM dereferences the curve that it does not have.
+func (o object) whole() bool {
+	return o.rsa != nil || o.curve != nil && (o.class == pkcs11.CKO_PRIVATE_KEY || o.point != nil)
+}
+
+// public is the public half as far as this object has it.
+func (o object) public() crypto.PublicKey {
+	switch {
+	case o.rsa != nil:
+		return o.rsa
+	case o.point != nil:
+		return o.point
+	}
+	return nil
+}
+
+// algorithm is what a key of this kind is for; "" where it is not whole.
+func (o object) algorithm() string {
+	switch {
+	case o.curve != nil:
+		return boundary.ECDHES
+	case o.rsa != nil && o.uses.sign && !o.uses.decrypt && !o.uses.unwrap:
+		return boundary.PS256
+	case o.rsa != nil:
+		return boundary.RSAOAEP256
+	}
+	return ""
 }
 
 // find returns the objects that match a template. A session that is not logged
@@ -100,40 +147,57 @@ func (t *Token) readAll(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) (
 // nameOf reads what an object is called.
 func (t *Token) nameOf(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (name, error) {
 	values, err := t.attributes(s, h, pkcs11.CKA_ID, pkcs11.CKA_LABEL)
-	return name{id: string(values[pkcs11.CKA_ID]), label: string(values[pkcs11.CKA_LABEL])}, err
+	return nameIn(values), err
 }
 
-// read reads what names a key and its public half, which RSA private keys carry
-// too. A half-made object has neither.
+func nameIn(values map[uint][]byte) name {
+	return name{id: string(values[pkcs11.CKA_ID]), label: string(values[pkcs11.CKA_LABEL])}
+}
+
+// read reads what names a key, what it may be used for, and as much of its
+// public half as it has. A half-made object has none.
 func (t *Token) read(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (object, error) {
-	n, err := t.nameOf(s, h)
+	values, err := t.attributes(s, h, pkcs11.CKA_ID, pkcs11.CKA_LABEL, pkcs11.CKA_CLASS, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return object{}, err
 	}
-	values, err := t.attributes(s, h, pkcs11.CKA_KEY_TYPE)
-	if err != nil {
-		return object{}, err
-	}
-	o := object{handle: h, name: n, keyType: number(values[pkcs11.CKA_KEY_TYPE])}
-	if o.keyType != pkcs11.CKK_RSA {
+	o := object{handle: h, name: nameIn(values), class: number(values[pkcs11.CKA_CLASS]), keyType: number(values[pkcs11.CKA_KEY_TYPE])}
+	switch o.keyType {
+	case pkcs11.CKK_RSA:
+		err = t.readRSA(s, &o)
+	case pkcs11.CKK_EC:
+		err = t.readCurve(s, &o)
+	default:
 		return o, nil
 	}
-	values, err = t.attributes(s, h, pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT)
-	if err != nil {
-		return object{}, err
+	if err == nil && o.class == pkcs11.CKO_PRIVATE_KEY {
+		o.uses, err = t.usesOf(s, h)
 	}
-	o.public = publicKey(values[pkcs11.CKA_MODULUS], values[pkcs11.CKA_PUBLIC_EXPONENT])
-	return o, nil
+	return o, err
 }
 
-// publicKey makes a public key of two big-endian numbers, or nil where they
-// cannot be one.
-func publicKey(modulus, exponent []byte) *rsa.PublicKey {
-	n, e := new(big.Int).SetBytes(modulus), new(big.Int).SetBytes(exponent)
-	if n.BitLen() < 1024 || n.Bit(0) == 0 || !e.IsInt64() || e.Int64() < 3 || e.Int64() > 1<<31-1 || e.Bit(0) == 0 {
-		return nil
+func (t *Token) readRSA(s pkcs11.SessionHandle, o *object) error {
+	values, err := t.attributes(s, o.handle, pkcs11.CKA_MODULUS, pkcs11.CKA_PUBLIC_EXPONENT)
+	o.rsa = rsaKey(values[pkcs11.CKA_MODULUS], values[pkcs11.CKA_PUBLIC_EXPONENT])
+	return err
+}
+
+func (t *Token) readCurve(s pkcs11.SessionHandle, o *object) error {
+	types := []uint{pkcs11.CKA_EC_PARAMS}
+	if o.class == pkcs11.CKO_PUBLIC_KEY {
+		types = append(types, pkcs11.CKA_EC_POINT)
 	}
-	return &rsa.PublicKey{N: n, E: int(e.Int64())}
+	values, err := t.attributes(s, o.handle, types...)
+	if o.curve = curveOf(values[pkcs11.CKA_EC_PARAMS]); o.curve != nil {
+		o.point = pointOn(o.curve, values[pkcs11.CKA_EC_POINT])
+	}
+	return err
+}
+
+func (t *Token) usesOf(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (purpose, error) {
+	v, err := t.attributes(s, h, pkcs11.CKA_DECRYPT, pkcs11.CKA_UNWRAP, pkcs11.CKA_SIGN, pkcs11.CKA_DERIVE)
+	return purpose{decrypt: isTrue(v[pkcs11.CKA_DECRYPT]), unwrap: isTrue(v[pkcs11.CKA_UNWRAP]),
+		sign: isTrue(v[pkcs11.CKA_SIGN]), derive: isTrue(v[pkcs11.CKA_DERIVE])}, err
 }
 
 // attributes reads attributes, all at once if the token knows them all, else

@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/big"
-	"time"
-
-	"github.com/miekg/pkcs11"
 
 	"keyd/internal/boundary"
 )
@@ -15,110 +11,99 @@ import (
 // Open opens an envelope with the private key under a handle. Whatever is wrong
 // with the envelope is [boundary.ErrOpen].
 func (t *Token) Open(ctx context.Context, handle string, env *boundary.Envelope) (*boundary.Opened, error) {
-	if env.Alg != boundary.RSAOAEP256 {
-		return nil, fmt.Errorf("opening an envelope with the algorithm %+.32q: %w", env.Alg, boundary.ErrUnsupported)
-	}
-	if _, known := boundary.CEKLen(env.Enc); !known {
-		return nil, fmt.Errorf("opening an envelope with the content encryption %+.32q: %w", env.Enc, boundary.ErrUnsupported)
-	}
-	if err := env.CheckFloor(t.mode.level); err != nil {
-		return nil, fmt.Errorf("opening an envelope: %w", err)
-	}
-	k, err := t.keys.get(handle)
+	k, w, err := t.chosen(handle, env)
 	if err != nil {
 		return nil, fmt.Errorf("opening an envelope: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("opening an envelope: %w", err)
 	}
-	a := answer{}
-	if sound(env.EncryptedKey, k) {
-		if a, err = t.ask(ctx, handle, env.EncryptedKey); err != nil {
-			return nil, fmt.Errorf("opening an envelope: %w", err)
-		}
+	if !fits(env, k) {
+		_, err := boundary.OpenWithCEK(env, nil, 0)
+		return nil, t.doubt(ctx, w, err)
 	}
-	defer clear(a.block)
-	plaintext, err := t.finish(env, a)
+	a, err := t.ask(ctx, handle, env)
 	if err != nil {
-		return nil, t.doubt(ctx, err)
+		return nil, fmt.Errorf("opening an envelope: %w", err)
 	}
-	return &boundary.Opened{Plaintext: plaintext, Level: t.mode.level, InToken: a.inToken}, nil
+	plaintext, err := a.way.finish(env, a)
+	if err != nil {
+		return nil, t.doubt(ctx, a.way, err)
+	}
+	return &boundary.Opened{Plaintext: plaintext, Level: a.way.level, InToken: a.inToken}, nil
 }
 
-// sound reports whether an encrypted key is one that a partner can have made:
-// as long as the modulus, and a number strictly between 1 and n-1 (NIST SP
-// 800-56B rev. 2 §7.1.2.1). The three others are their own inverse, so none has
-// a right padding, and tokens answer them in different ways. Encrypted key and
-// modulus are both public, so nothing secret shows in the time this takes.
-func sound(encrypted []byte, k *key) bool {
-	if len(encrypted) != k.public.Size() {
+// chosen finds the key and how to open the envelope with it, and holds that
+// against the floors.
+func (t *Token) chosen(handle string, env *boundary.Envelope) (*key, *way, error) {
+	if boundary.KeyAlgorithm(env.Alg) == "" {
+		return nil, nil, fmt.Errorf("the algorithm %+.32q: %w", env.Alg, boundary.ErrUnsupported)
+	}
+	k, err := t.keys.get(handle)
+	if err != nil {
+		return nil, nil, err
+	}
+	if (boundary.KeyAlgorithm(env.Alg) == boundary.ECDHES) != (k.curve != nil) {
+		return nil, nil, fmt.Errorf("the algorithm %s with a key of another kind: %w", env.Alg, boundary.ErrUnsupported)
+	}
+	w, err := t.mode.Load().pick(env, k)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !w.level.AtLeast(t.cfg.MinBoundary) {
+		return nil, nil, fmt.Errorf("%w: the token opens %s with %s at %q, and the backend's min_boundary is %s",
+			boundary.ErrBelowFloor, env.Alg, env.Enc, w.level, t.cfg.MinBoundary)
+	}
+	return k, w, env.CheckFloor(w.level)
+}
+
+// fits reports whether an envelope has the shape of one for this key, as far as
+// whoever made it knows that. What does not fit never reaches the token; what the
+// token would make of a longer tag or another IV is not found out.
+func fits(env *boundary.Envelope, k *key) bool {
+	c, _ := boundary.ContentOf(env.Enc)
+	if len(env.IV) != c.IV || len(env.Tag) != c.Tag {
 		return false
 	}
-	one := big.NewInt(1)
-	c := new(big.Int).SetBytes(encrypted)
-	return c.Cmp(one) > 0 && c.Cmp(new(big.Int).Sub(k.public.N, one)) < 0
+	if k.rsa != nil {
+		return sound(env.EncryptedKey, k)
+	}
+	wrapped := 0
+	if env.Alg != boundary.ECDHES {
+		wrapped = c.CEK + 8 // RFC 3394 §2.2.1
+	}
+	return env.EPK != nil && env.EPK.Curve() == k.curve && len(env.EncryptedKey) == wrapped
 }
 
-// answer is what came out of the token: a content key, or at level raw what
-// still has its padding.
-type answer struct {
-	block   []byte
-	ok      bool // false: there is nothing, and nobody outside may notice
-	inToken time.Duration
-}
-
-// ask lets the token decrypt. A bad padding is not an error.
-func (t *Token) ask(ctx context.Context, handle string, encrypted []byte) (answer, error) {
+// ask has the token do its part.
+func (t *Token) ask(ctx context.Context, handle string, env *boundary.Envelope) (answer, error) {
 	return run(ctx, t, t.pool, "decrypt", func(u *use) (answer, error) {
-		// What k was before the turn came may be another object now.
-		k, err := t.keys.get(handle)
+		// What they were before the turn came may be another object, and another
+		// way, now.
+		k, w, err := t.chosen(handle, env)
 		if err != nil {
 			return answer{}, err
 		}
-		start := time.Now()
-		block, err := t.decrypt(u.session, t.mode.mechanism, k.object, encrypted)
+		a, err := w.ask(t, u, k, env)
 		if errors.Is(err, boundary.ErrNoKey) {
 			if k, err = t.again(u.session, handle, k, err); err == nil {
-				block, err = t.decrypt(u.session, t.mode.mechanism, k.object, encrypted)
+				a, err = w.ask(t, u, k, env)
 			}
 		}
-		a := answer{block: block, ok: true, inToken: time.Since(start)}
-		switch {
-		case err == nil:
-			return a, nil
-		case t.mode.bad(err):
-			u.spoiled = !t.mode.sturdy
-			return answer{inToken: a.inToken}, nil
+		if err != nil {
+			return answer{}, err
 		}
-		return answer{}, err
+		u.spoiled = !a.ok && !w.sturdy
+		a.way = w
+		return a, nil
 	}, func(a answer) { clear(a.block) })
 }
 
-// decrypt is C_DecryptInit and C_Decrypt.
-func (t *Token) decrypt(s pkcs11.SessionHandle, m *pkcs11.Mechanism, object pkcs11.ObjectHandle, block []byte) ([]byte, error) {
-	if err := t.module.ctx.DecryptInit(s, []*pkcs11.Mechanism{m}, object); err != nil {
-		return nil, meaning("C_DecryptInit", err)
-	}
-	return t.module.decrypter.decrypt(s, block)
-}
-
-// finish decrypts the content. RFC 7516 §11.5: without a content key it goes on
-// with a random one.
-func (t *Token) finish(env *boundary.Envelope, a answer) ([]byte, error) {
-	switch {
-	case !a.ok:
-		return boundary.OpenWithCEK(env, nil, 0)
-	case t.mode.level == boundary.Raw:
-		return boundary.OpenRaw(env, a.block)
-	}
-	return boundary.OpenWithCEK(env, a.block, 1)
-}
-
-// doubt asks a token that has one code for a bad padding and for its own faults
+// doubt asks a token that has one code for a bad envelope and for its own faults
 // whether it is well - for every envelope that did not open, since to do it
-// after bad paddings only would tell them from bad tags.
-func (t *Token) doubt(ctx context.Context, err error) error {
-	if !t.mode.vague || !errors.Is(err, boundary.ErrOpen) {
+// after some of them only would tell those from the others.
+func (t *Token) doubt(ctx context.Context, w *way, err error) error {
+	if !w.vague || !errors.Is(err, boundary.ErrOpen) {
 		return err
 	}
 	_, down := run(ctx, t, t.pool, "doubt", func(u *use) (struct{}, error) { return struct{}{}, t.ready(u.session) }, nil)

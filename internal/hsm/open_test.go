@@ -32,35 +32,12 @@ func refused(t *testing.T, cfg hsm.Config, want error, words ...string) {
 	}
 }
 
-func TestLevelIsFoundByDoing(t *testing.T) {
-	for name, c := range map[string]struct {
-		make func(testing.TB) hsm.Config
-		want boundary.Level
-	}{"SoftHSM": {softHSM, boundary.Raw}, "NSS": {nss, boundary.Unwrap}} {
-		t.Run(name, func(t *testing.T) {
-			cfg := c.make(t)
-			token := open(t, cfg)
-			h := token.Health(t.Context())
-			if h.Levels[boundary.RSAOAEP256] != c.want || h.Err != "" || h.Kind != "pkcs11" || h.Device["label"] != cfg.TokenLabel {
-				t.Errorf("Health = %+v, want level %s", h, c.want)
-			}
-			g := generate(t, token)
-			if got, err := token.Open(t.Context(), g.Handle, seal(t, g)); err != nil || got.Level != c.want || got.InToken <= 0 {
-				t.Errorf("Open = %+v, %v, want level %s", got, err, c.want)
-			}
-		})
-	}
-}
-
 func TestTokenBelowTheFloorIsRefused(t *testing.T) {
 	cfg := softHSM(t)
-	cfg.MinBoundary = boundary.Unwrap
-	refused(t, cfg, boundary.ErrUnsupported, "raw", "unwrap")
-	cfg = nss(t)
+	cfg.MinBoundary = boundary.Sealed
+	refused(t, cfg, boundary.ErrUnsupported, "RSA-OAEP-256 at raw", "ECDH-ES at unwrap", "PS256 at sealed", "wants sealed or better")
 	cfg.MinBoundary = boundary.Unwrap
 	open(t, cfg)
-	cfg.MinBoundary = boundary.Sealed
-	refused(t, cfg, boundary.ErrUnsupported, "unwrap", "sealed")
 }
 
 func TestThrowAwayKeyLeavesNothing(t *testing.T) {
@@ -78,9 +55,11 @@ func TestTokenThatOpensAtNoLevelIsRefused(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)
 	for fault, code := range map[string]string{
-		"C_DecryptInit 0x70":     "CKR_MECHANISM_INVALID",
 		"C_GenerateKeyPair 0x54": "CKR_FUNCTION_NOT_SUPPORTED",
-		"empty 0x120":            "no public half",
+		"C_GenerateKeyPair 0x30": "CKR_DEVICE_ERROR",
+		"C_DecryptInit 0x30":     "CKR_DEVICE_ERROR",
+		"C_DeriveKey 0x101":      "CKR_USER_NOT_LOGGED_IN",
+		"C_SignInit 0xb1":        "CKR_SESSION_COUNT",
 		"C_DestroyObject 0x5":    "CKR_GENERAL_ERROR",
 		"C_GetSlotList 0x5":      "CKR_GENERAL_ERROR",
 		"C_GetTokenInfo 0x5":     "does not answer",

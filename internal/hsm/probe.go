@@ -2,212 +2,255 @@ package hsm
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha1" // #nosec G505 -- an OAEP padding that must not open
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
-	"math/big"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 
 	"keyd/internal/boundary"
 )
 
-// mode is how a token opens envelopes, learned by opening some.
-type mode struct {
-	level     boundary.Level
-	mechanism *pkcs11.Mechanism
-	// badPadding are the codes with which the token says that a padding is
-	// wrong. Every other one is a fault of the device.
-	badPadding map[pkcs11.Error]bool
-	// vague: one of these codes also stands for faults of the device, so after
-	// every envelope that did not open the token is asked whether it is well.
-	vague bool
-	// sturdy: a session goes on after a bad padding.
-	sturdy bool
-}
-
-// bad reports whether an error of the token is about the padding.
-func (m *mode) bad(err error) bool {
-	code, ok := errors.AsType[pkcs11.Error](err)
-	return ok && m.badPadding[code]
-}
-
-// newMode knows the codes that say nothing but that the input is wrong
-// (PKCS #11 v2.40 §5.1.6).
-func newMode(level boundary.Level, mechanism *pkcs11.Mechanism) mode {
-	return mode{level: level, mechanism: mechanism, badPadding: map[pkcs11.Error]bool{
-		pkcs11.CKR_ENCRYPTED_DATA_INVALID: true, pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE: true,
-	}}
-}
-
-func oaep256() *pkcs11.Mechanism {
-	return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_OAEP,
-		pkcs11.NewOAEPParams(pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256, pkcs11.CKZ_DATA_SPECIFIED, nil))
-}
-
-func rawRSA() *pkcs11.Mechanism { return pkcs11.NewMechanism(pkcs11.CKM_RSA_X_509, nil) }
-
-// learn finds the best level at which the token opens envelopes, with a key
-// pair that lives no longer than its session.
+// learn finds out what the token can do and how, with keys that live no longer
+// than their session. It takes the place of what was known before. Some of the
+// keys stay in the session that holds the login (see content), so it is done anew
+// after every login.
 func (t *Token) learn(ctx context.Context) error {
-	found, err := run(ctx, t, t.manage, "probe", func(u *use) (mode, error) { return t.probe(u.session) }, nil)
+	_, err := run(ctx, t, t.manage, "probe", func(u *use) (struct{}, error) { return struct{}{}, t.learnIn(u) }, nil)
 	if err != nil {
 		return fmt.Errorf("finding out what token %s can do: %w", t.slot, err)
 	}
-	if !found.level.AtLeast(t.cfg.MinBoundary) {
-		return fmt.Errorf("token %s opens envelopes at the level %s, and the config wants %s or better: %w",
-			t.slot, found.level, t.cfg.MinBoundary, boundary.ErrUnsupported)
-	}
-	t.mode = found
 	return nil
 }
 
-func (t *Token) probe(s pkcs11.SessionHandle) (_ mode, err error) {
-	public, private, err := t.generatePair(s, template{bits: 2048, name: name{label: t.prefix() + "probe"}})
+// learnIn is learn for whoever has a session.
+func (t *Token) learnIn(u *use) error {
+	found, err := t.probe(u)
 	if err != nil {
-		return mode{}, fmt.Errorf("making a throw-away key: %w", err)
+		return err
+	}
+	if said, reached := found.reaches(t.cfg.MinBoundary); !reached {
+		return fmt.Errorf("it does %s, and the config wants %s or better: %w", said, t.cfg.MinBoundary, boundary.ErrUnsupported)
+	}
+	t.mode.Store(found)
+	return nil
+}
+
+// prober tries what a token can do.
+type prober struct {
+	token   *Token
+	content *content // nil where the token has no AES-GCM
+	missing []error  // why not
+}
+
+// probe tries everything. What a token cannot do is no error, unless that is
+// all of it; that it is not well is.
+func (t *Token) probe(u *use) (*mode, error) {
+	p := &prober{token: t}
+	m := &mode{ways: map[string][]*way{}}
+	for _, part := range []struct {
+		what string
+		try  func(*use, *mode) error
+	}{
+		{"AES keys of a session", p.aes}, {boundary.RSAOAEP256 + " and " + boundary.PS256, p.rsa}, {boundary.ECDHES, p.ecdh},
+	} {
+		if err := part.try(u, m); err != nil {
+			err = fmt.Errorf("%s: %w", part.what, err)
+			if down := p.down(u, err); down != nil {
+				return nil, down
+			}
+			p.missing = append(p.missing, err)
+		}
+	}
+	if len(m.ways) == 0 && m.signing == nil {
+		return nil, fmt.Errorf("it can do nothing that keyd needs: %w", errors.Join(p.missing...))
+	}
+	if len(p.missing) > 0 {
+		t.log.Info("keyd does without what the token cannot do", "missing", strings.ReplaceAll(errors.Join(p.missing...).Error(), "\n", "; "))
+	}
+	return m, nil
+}
+
+// down tells a token that is not well from one that cannot do something: what a
+// fault of the moment has kept from working must not be taken for missing.
+func (p *prober) down(u *use, err error) error {
+	if is(err, ofDevice...) || errors.Is(err, errThrowAway) {
+		return err
+	}
+	return p.token.ready(u.session)
+}
+
+// lacks notes that one way is not there, unless it is because the token is not
+// well.
+func (p *prober) lacks(u *use, what string, err error) error {
+	if down := p.down(u, err); down != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	p.missing = append(p.missing, fmt.Errorf("%s: %w", what, err))
+	return nil
+}
+
+// errThrowAway: a key that was to be thrown away is still there.
+var errThrowAway = errors.New("removing a throw-away key")
+
+// throwAway makes a key pair that lives no longer than its session, and gives it
+// to f.
+func (p *prober) throwAway(u *use, k template, f func(private, public object) error) (err error) {
+	t := p.token
+	k.name = name{label: t.prefix() + "probe"}
+	public, private, err := t.generatePair(u.session, k)
+	if err != nil {
+		return fmt.Errorf("making a throw-away key: %w", err)
 	}
 	defer func() {
 		for _, o := range []pkcs11.ObjectHandle{private, public} {
-			if e := t.module.ctx.DestroyObject(s, o); e != nil {
-				err = errors.Join(err, fmt.Errorf("removing the throw-away key: %w", meaning("C_DestroyObject", e)))
+			if e := t.module.ctx.DestroyObject(u.session, o); e != nil {
+				err = errors.Join(err, fmt.Errorf("%w: %w", errThrowAway, meaning("C_DestroyObject", e)))
 			}
 		}
 	}()
-	o, err := t.read(s, private)
-	if err != nil {
-		return mode{}, err
+	half, err1 := t.read(u.session, private)
+	other, err2 := t.read(u.session, public)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
 	}
-	if o.public == nil {
-		return mode{}, fmt.Errorf("the throw-away key has no public half: %w", boundary.ErrUnsupported)
+	if !half.whole() || !other.whole() {
+		return fmt.Errorf("the throw-away key has no public half: %w", boundary.ErrUnsupported)
 	}
-	p := prober{token: t, key: o}
-	unwrap, unwrapErr := p.unwrap()
-	if unwrapErr == nil {
-		return unwrap, nil
-	}
-	raw, rawErr := p.raw()
-	if rawErr == nil {
-		t.log.Info("the token does not remove OAEP padding with SHA-256; keyd does", "err", unwrapErr)
-		return raw, nil
-	}
-	return mode{}, fmt.Errorf("it opens envelopes at no level: unwrap: %w; raw: %w", unwrapErr, rawErr)
+	return f(half, other)
 }
 
-// prober tries mechanisms with a throw-away key.
-type prober struct {
-	token *Token
-	key   object
-}
-
-// decrypt is one operation in a session of its own: what an earlier one left
-// behind must not matter.
-func (p prober) decrypt(m *pkcs11.Mechanism, block []byte) ([]byte, error) {
+// session gives f a session of its own: what an earlier one left behind must not
+// matter.
+func (p *prober) session(f func(u *use) error) error {
 	s, err := p.token.openSession(p.token.pool)
+	if err != nil {
+		return err
+	}
+	u := &use{session: s}
+	err = f(u)
+	p.token.destroyLeft(u)
+	p.token.closeSession(u.session)
+	return err
+}
+
+// trial is what a way must do to be used: good envelopes open, bad ones do not,
+// all in one session.
+type trial struct {
+	good, bad map[string]*boundary.Envelope
+}
+
+// trialPlaintext is in every envelope of a trial.
+var trialPlaintext = []byte("keyd tries the token")
+
+// try finds out whether a way works, how the token refuses, and whether a session
+// outlives that.
+func (p *prober) try(w *way, k *key, tr trial) error {
+	w.sturdy = true
+	if err := p.session(func(u *use) error { return p.opens(w, k, u, tr.good) }); err != nil {
+		return err
+	}
+	for _, r := range w.refusals() {
+		r.learning = true
+		defer func() { r.learning = false }()
+	}
+	left := slices.Sorted(maps.Keys(tr.bad))
+	for len(left) > 0 {
+		err := p.session(func(u *use) error {
+			for first := true; len(left) > 0; first = false {
+				err := p.refuses(w, k, u, tr.bad[left[0]])
+				if is(err, pkcs11.CKR_OPERATION_ACTIVE) && !first {
+					w.sturdy = false // another session goes on with this one
+					return nil
+				}
+				if err != nil {
+					return fmt.Errorf("%s: %w", left[0], err)
+				}
+				left = left[1:]
+			}
+			err := p.opens(w, k, u, tr.good)
+			if is(err, pkcs11.CKR_OPERATION_ACTIVE) {
+				w.sturdy = false
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, r := range w.refusals() {
+		w.vague = w.vague || r.vague()
+	}
+	return nil
+}
+
+func (p *prober) opens(w *way, k *key, u *use, good map[string]*boundary.Envelope) error {
+	for _, what := range slices.Sorted(maps.Keys(good)) {
+		got, err := p.open(w, k, u, good[what])
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if string(got) != string(trialPlaintext) {
+			return fmt.Errorf("%s opened to something else: %w", what, boundary.ErrUnsupported)
+		}
+	}
+	return nil
+}
+
+func (p *prober) refuses(w *way, k *key, u *use, bad *boundary.Envelope) error {
+	got, err := p.open(w, k, u, bad)
+	switch {
+	case errors.Is(err, boundary.ErrOpen):
+		return nil
+	case err == nil:
+		clear(got)
+		return fmt.Errorf("it opened: %w", boundary.ErrUnsupported)
+	}
+	return err
+}
+
+func (p *prober) open(w *way, k *key, u *use, env *boundary.Envelope) ([]byte, error) {
+	a, err := w.ask(p.token, u, k, env)
 	if err != nil {
 		return nil, err
 	}
-	defer p.token.closeSession(s)
-	return p.token.decrypt(s, m, p.key.handle, block)
+	return w.finish(env, a)
 }
 
-// unwrap tries C_Decrypt with OAEP, SHA-256 and MGF1-SHA-256.
-func (p prober) unwrap() (mode, error) {
-	m := newMode(boundary.Unwrap, oaep256())
-	cek, wrapped, err := p.wrapped()
-	if err != nil {
-		return mode{}, err
+// tampered makes envelopes of a good one that differ in what is under the tag.
+func tampered(good *boundary.Envelope) map[string]*boundary.Envelope {
+	bad := map[string]*boundary.Envelope{}
+	for what, part := range map[string]func(*boundary.Envelope) *[]byte{
+		"another tag":        func(e *boundary.Envelope) *[]byte { return &e.Tag },
+		"another iv":         func(e *boundary.Envelope) *[]byte { return &e.IV },
+		"another ciphertext": func(e *boundary.Envelope) *[]byte { return &e.Ciphertext },
+		"another header":     func(e *boundary.Envelope) *[]byte { return &e.AAD },
+	} {
+		env := *good
+		field := part(&env)
+		*field = slices.Clone(*field)
+		(*field)[len(*field)-1] ^= 1
+		bad[what] = &env
 	}
-	got, err := p.decrypt(m.mechanism, wrapped)
-	if err != nil {
-		return mode{}, err
-	}
-	defer clear(got)
-	if subtle.ConstantTimeCompare(got, cek) != 1 {
-		return mode{}, fmt.Errorf("the token opened its throw-away key's envelope to something else: %w", boundary.ErrUnsupported)
-	}
-	return p.refusals(m, wrapped)
+	return bad
 }
 
-// refusals learns how the token says that a padding is wrong.
-func (p prober) refusals(m mode, good []byte) (mode, error) {
-	s, err := p.token.openSession(p.token.pool)
+// unreadable holds a key that is to be sealed against what the token says of it,
+// and tries to read it.
+func (p *prober) unreadable(u *use, object pkcs11.ObjectHandle) error {
+	c := p.token.module.calls
+	f, err := c.facts(u.session, object)
 	if err != nil {
-		return mode{}, err
+		return err
 	}
-	defer func() { p.token.closeSession(s) }()
-	bad, err := p.badlyWrapped()
-	if err != nil {
-		return mode{}, err
+	value, err := c.value(u.session, object, 64)
+	clear(value)
+	if err == nil || !f.sensitive || f.extractable {
+		return fmt.Errorf("a key that was to be kept in can be taken out (CKA_SENSITIVE %t, CKA_EXTRACTABLE %t, CKA_VALUE read %t): %w",
+			f.sensitive, f.extractable, err == nil, boundary.ErrUnsupported)
 	}
-	m.sturdy = true
-	for _, block := range bad {
-		got, err := p.token.decrypt(s, m.mechanism, p.key.handle, block)
-		code, isCode := errors.AsType[pkcs11.Error](err)
-		switch {
-		case err == nil:
-			clear(got)
-			return mode{}, fmt.Errorf("the token took a wrong padding for a right one: %w", boundary.ErrUnsupported)
-		case !isCode:
-			return mode{}, err
-		}
-		m.badPadding[code] = true
-		m.vague = m.vague || !is(code, pkcs11.CKR_ENCRYPTED_DATA_INVALID, pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE)
-		if got, err = p.token.decrypt(s, m.mechanism, p.key.handle, good); err == nil {
-			clear(got)
-			continue
-		}
-		m.sturdy = false
-		p.token.closeSession(s)
-		if s, err = p.token.openSession(p.token.pool); err != nil {
-			return mode{}, err
-		}
-	}
-	return m, nil
-}
-
-// raw tries C_Decrypt without a padding.
-func (p prober) raw() (mode, error) {
-	m := newMode(boundary.Raw, rawRSA())
-	m.badPadding = nil // the token sees none
-	cek, wrapped, err := p.wrapped()
-	if err != nil {
-		return mode{}, err
-	}
-	em, err := p.decrypt(m.mechanism, wrapped)
-	if err != nil {
-		return mode{}, err
-	}
-	defer clear(em)
-	got := make([]byte, len(cek))
-	defer clear(got)
-	if boundary.RemoveOAEP256(em, got)&subtle.ConstantTimeCompare(got, cek) != 1 {
-		return mode{}, fmt.Errorf("the token's bare RSA operation gives something else: %w", boundary.ErrUnsupported)
-	}
-	return m, nil
-}
-
-// wrapped makes a content key and encrypts it as a partner would.
-func (p prober) wrapped() (cek, wrapped []byte, err error) {
-	cek = make([]byte, 32)
-	rand.Read(cek)
-	wrapped, err = rsa.EncryptOAEP(sha256.New(), rand.Reader, p.key.public, cek, nil)
-	return cek, wrapped, err
-}
-
-// badlyWrapped makes what a token must refuse: a block that decrypts to noise,
-// OAEP with another hash and with another label.
-func (p prober) badlyWrapped() ([][]byte, error) {
-	cek := make([]byte, 32)
-	noise, err := rand.Int(rand.Reader, new(big.Int).Rsh(p.key.public.N, 1))
-	if err != nil {
-		return nil, err
-	}
-	otherHash, err1 := rsa.EncryptOAEP(sha1.New(), rand.Reader, p.key.public, cek, nil) // #nosec G401 -- see above
-	otherLabel, err2 := rsa.EncryptOAEP(sha256.New(), rand.Reader, p.key.public, cek, []byte("x"))
-	return [][]byte{noise.FillBytes(make([]byte, p.key.public.Size())), otherHash, otherLabel}, errors.Join(err1, err2)
+	return nil
 }

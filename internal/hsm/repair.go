@@ -93,6 +93,11 @@ func (t *Token) logInAgain(u *use) error {
 	if err := t.findAll(t.login); err != nil {
 		return t.breaks(fmt.Errorf("finding the keys again: %w", err))
 	}
+	// Nor do keys of sessions, and what comes back may be another device.
+	t.holding.loseToken()
+	if err := t.learnIn(&use{session: t.login}); err != nil {
+		return t.breaks(fmt.Errorf("finding out anew what the token can do: %w", err))
+	}
 	t.logins.Add(1)
 	return nil
 }
@@ -123,7 +128,7 @@ func (t *Token) again(s pkcs11.SessionHandle, handle string, k *key, why error) 
 	case err != nil:
 		t.log.Warn("a private key is no longer in the token", "handle", handle, "err", why)
 		return nil, err
-	case !now.public.Equal(k.public):
+	case !now.same(k):
 		t.keys.put(handle, nil)
 		return nil, fmt.Errorf("another private key stands where %s was: %w", handle, boundary.ErrNoKey)
 	}
@@ -170,7 +175,7 @@ func (t *Token) watch() {
 		case <-t.watching:
 			return
 		case <-tick.C:
-			for _, l := range []*lane{t.pool, t.manage, t.check} {
+			for _, l := range []*lane{t.pool, t.hold, t.manage, t.check} {
 				if o := l.hung(); o != nil {
 					_ = t.breaks(fmt.Errorf("%w: a call into the module (%s) has not come back for %s", boundary.ErrUnavailable, o.op, o.inside().Round(time.Millisecond)))
 				}

@@ -59,8 +59,38 @@ func here[T any](f func(send func(T, error))) (value T, err error) {
 type use struct {
 	session pkcs11.SessionHandle
 	age     uint64
-	logins  uint64 // Token.logins when the turn began
-	spoiled bool   // the session must not be used again
+	logins  uint64                // Token.logins when the turn began
+	spoiled bool                  // the session must not be used again
+	left    []pkcs11.ObjectHandle // keys of the session that nobody needs any more
+}
+
+// leave has a key of the session destroyed when the turn has been answered.
+func (u *use) leave(object pkcs11.ObjectHandle) { u.left = append(u.left, object) }
+
+// tidy destroys what is left in a session that is as it was: after a login, or
+// in another session, the handles could stand for something else. A session that
+// keeps something is not used again, and takes its objects with it.
+func (t *Token) tidy(u *use) {
+	if len(u.left) == 0 {
+		return
+	}
+	t.handles.RLock()
+	defer t.handles.RUnlock()
+	if u.age == t.age.Load() && u.logins == t.logins.Load() {
+		t.destroyLeft(u)
+	}
+	u.left = nil
+}
+
+// destroyLeft is tidy for whoever has t.handles, or the session to itself.
+func (t *Token) destroyLeft(u *use) {
+	for _, object := range u.left {
+		if err := t.module.ctx.DestroyObject(u.session, object); err != nil {
+			t.log.Debug("destroying a key of a session", "err", meaning("C_DestroyObject", err))
+			u.spoiled = true
+		}
+	}
+	u.left = nil
 }
 
 // run gives f a session of the lane. The caller waits no longer than ctx; f
@@ -124,11 +154,15 @@ func once[T any](t *Token, l *lane, u *use, f func(u *use) (T, error)) (T, error
 			return none, err
 		}
 	}
-	if l == t.pool {
+	if l == t.pool || l == t.hold {
 		t.handles.RLock()
 		defer t.handles.RUnlock()
 	}
-	return f(u)
+	value, err := f(u)
+	if err != nil {
+		t.destroyLeft(u) // before anything is repaired, and the session another one
+	}
+	return value, err
 }
 
 // openFor opens a session for one turn.
@@ -158,7 +192,8 @@ func (t *Token) openSession(l *lane) (pkcs11.SessionHandle, error) {
 // giveBack returns a session to its lane. After an error it is closed: some
 // tokens leave the failed operation active and refuse the next one.
 func (t *Token) giveBack(l *lane, number int, u *use, err error) {
-	if err != nil || u.spoiled || !l.keep {
+	t.tidy(u)
+	if (err != nil || u.spoiled || !l.keep) && !l.lasting {
 		if u.age == t.age.Load() {
 			t.closeSession(u.session)
 		}

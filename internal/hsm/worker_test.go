@@ -9,7 +9,6 @@ import (
 
 	"github.com/miekg/pkcs11"
 
-	"keyd/internal/boundary"
 	"keyd/internal/hsm"
 	"keyd/internal/hsm/worker"
 	"keyd/internal/rotation"
@@ -65,8 +64,7 @@ func TestNSSInAWorkerFulfilsTheContract(t *testing.T) { workerContract(t, nss(t)
 
 func workerContract(t *testing.T, cfg hsm.Config) {
 	token := openInWorker(t, cfg)
-	backendtest.Run(t, func(*testing.T) rotation.Backend { return struct{ rotation.Backend }{token} }, backendtest.Options{
-		Without: []string{boundary.ECDHES, boundary.PS256}, HoldsNothing: true,
+	backendtest.Run(t, func(*testing.T) rotation.Backend { return token }, backendtest.Options{
 		Plant: func(t *testing.T, _ rotation.Backend, label, id string) {
 			raw, err := hex.DecodeString(id)
 			must(t, err)

@@ -14,12 +14,20 @@
 //   flags 0x40000           token flags that are added
 //   state 0                 the state of every session
 //   attribute 0x162 1       the value of a boolean attribute
+//   secret 0x162 1          the same, of secret keys only
 //   empty 0x120             an attribute has no value
 //   nosign                  a private key template with CKA_SIGN is refused
 //   fragile                 after a failed C_Decrypt the session is good for nothing
 //   sessions 3              that many sessions and no more
 //   noflags 0x8             token flags that are taken away
 //   serial 00               another serial number
+//   mechanism 0xd           a mechanism that it does not have
+//   der                     a point must be in a DER OCTET STRING (ECDH1)
+//   sized                   a shared secret needs CKA_VALUE_LEN
+//   short                   a secret's value is told without zeros in front
+//   exclusive               a private key is for one thing only
+//   sp800                   has CKD_SHA256_KDF_SP800 (of PKCS #11 v3.0), made of what
+//                           the module behind has
 //
 // Every call is noted in that file's name with ".log" added.
 #include <dlfcn.h>
@@ -145,12 +153,94 @@ PASS(C_DestroyObject, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (s, o))
 static int sessions; // open ones
 static CK_SESSION_HANDLE broken[256]; // sessions that "fragile" broke
 
+PASS(C_CreateObject, (CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG n, CK_OBJECT_HANDLE_PTR o), (s, t, n, o))
+PASS(C_DigestKey, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (s, o))
+PASS(C_DigestFinal, (CK_SESSION_HANDLE s, CK_BYTE_PTR p, CK_ULONG_PTR n), (s, p, n))
+PASS(C_Sign, (CK_SESSION_HANDLE s, CK_BYTE_PTR d, CK_ULONG n, CK_BYTE_PTR p, CK_ULONG_PTR m), (s, d, n, p, m))
+
+// lacks says whether the module does not have a mechanism.
+static int lacks(CK_MECHANISM_PTR m)
+{
+	char rest[256];
+	for (int k = 0; line("mechanism", k, rest, sizeof rest); k++)
+		if (strtoul(rest, NULL, 16) == m->mechanism)
+			return 1;
+	return 0;
+}
+
+static CK_RV my_C_SignInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE o)
+{
+	CK_RV rv;
+	if (before("C_SignInit", &rv))
+		return rv;
+	return lacks(m) ? CKR_MECHANISM_INVALID : after("C_SignInit", real->C_SignInit(s, m, o));
+}
+
+static CK_RV my_C_UnwrapKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE k, CK_BYTE_PTR w, CK_ULONG n,
+			    CK_ATTRIBUTE_PTR t, CK_ULONG nt, CK_OBJECT_HANDLE_PTR o)
+{
+	CK_RV rv;
+	if (before("C_UnwrapKey", &rv))
+		return rv;
+	return lacks(m) ? CKR_MECHANISM_INVALID : after("C_UnwrapKey", real->C_UnwrapKey(s, m, k, w, n, t, nt, o));
+}
+
+// sp800 is what PKCS #11 v3.0 §2.3.17 says of CKD_SHA256_KDF_SP800, for one round:
+// SHA-256 of a counter, Z and the shared data.
+static CK_RV sp800(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE k, CK_ATTRIBUTE_PTR t, CK_ULONG nt, CK_OBJECT_HANDLE_PTR o)
+{
+	CK_ECDH1_DERIVE_PARAMS agree = *(CK_ECDH1_DERIVE_PARAMS *)m->pParameter;
+	CK_BYTE counter[] = { 0, 0, 0, 1 };
+	CK_KEY_DERIVATION_STRING_DATA first = { counter, sizeof counter }, last = { agree.pSharedData, agree.ulSharedDataLen };
+	CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+	CK_KEY_TYPE type = CKK_GENERIC_SECRET;
+	CK_BBOOL yes = 1, no = 0;
+	CK_ATTRIBUTE secret[] = { { CKA_CLASS, &class, sizeof class }, { CKA_KEY_TYPE, &type, sizeof type }, { CKA_TOKEN, &no, 1 },
+				  { CKA_SENSITIVE, &yes, 1 }, { CKA_EXTRACTABLE, &no, 1 }, { CKA_DERIVE, &yes, 1 } };
+	CK_MECHANISM steps[] = { { CKM_ECDH1_DERIVE, &agree, sizeof agree }, { CKM_CONCATENATE_DATA_AND_BASE, &first, sizeof first },
+				 { CKM_CONCATENATE_BASE_AND_DATA, &last, sizeof last }, { CKM_SHA256_KEY_DERIVATION, NULL, 0 } };
+	CK_RV rv = CKR_OK;
+	agree.kdf = CKD_NULL;
+	agree.pSharedData = NULL;
+	agree.ulSharedDataLen = 0;
+	for (int i = 0; i < 4 && rv == CKR_OK; i++) {
+		CK_OBJECT_HANDLE base = i ? *o : k;
+		rv = real->C_DeriveKey(s, &steps[i], base, i == 3 ? t : secret, i == 3 ? nt : 6, o);
+		if (i)
+			real->C_DestroyObject(s, base);
+	}
+	return rv;
+}
+
+static CK_RV my_C_DeriveKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE k, CK_ATTRIBUTE_PTR t, CK_ULONG nt, CK_OBJECT_HANDLE_PTR o)
+{
+	CK_RV rv;
+	CK_ECDH1_DERIVE_PARAMS *p = m->mechanism == CKM_ECDH1_DERIVE ? m->pParameter : NULL;
+	char rest[256];
+	int length = 0;
+	if (before("C_DeriveKey", &rv))
+		return rv;
+	if (lacks(m))
+		return CKR_MECHANISM_INVALID;
+	for (CK_ULONG i = 0; i < nt; i++)
+		length |= t[i].type == CKA_VALUE_LEN;
+	if (p && line("sized", 0, rest, sizeof rest) && !length)
+		return CKR_TEMPLATE_INCOMPLETE;
+	if (p && line("der", 0, rest, sizeof rest) && (p->ulPublicDataLen == 65 || p->ulPublicDataLen == 97 || p->ulPublicDataLen == 133))
+		return CKR_MECHANISM_PARAM_INVALID;
+	if (p && p->kdf == 0x10 && line("sp800", 0, rest, sizeof rest))
+		return after("C_DeriveKey", sp800(s, m, k, t, nt, o));
+	return after("C_DeriveKey", real->C_DeriveKey(s, m, k, t, nt, o));
+}
+
 static CK_RV my_C_DecryptInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE o)
 {
 	CK_RV rv;
 	char rest[256];
 	if (before("C_DecryptInit", &rv))
 		return rv;
+	if (lacks(m))
+		return CKR_MECHANISM_INVALID;
 	if (line("fragile", 0, rest, sizeof rest) && broken[s % 256] == s)
 		return CKR_OPERATION_ACTIVE;
 	return after("C_DecryptInit", real->C_DecryptInit(s, m, o));
@@ -226,6 +316,13 @@ static CK_RV my_C_GetSessionInfo(CK_SESSION_HANDLE s, CK_SESSION_INFO_PTR info)
 	return after("C_GetSessionInfo", rv);
 }
 
+static int is_secret(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o)
+{
+	CK_OBJECT_CLASS class = 0;
+	CK_ATTRIBUTE t = { CKA_CLASS, &class, sizeof class };
+	return real->C_GetAttributeValue(s, o, &t, 1) == CKR_OK && class == CKO_SECRET_KEY;
+}
+
 static CK_RV my_C_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_ATTRIBUTE_PTR t, CK_ULONG n)
 {
 	CK_RV rv;
@@ -251,9 +348,16 @@ static CK_RV my_C_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_
 		for (int k = 0; line("attribute", k, rest, sizeof rest); k++)
 			if (sscanf(rest, "%lx %u", &type, &value) == 2 && t[i].type == type && t[i].pValue && t[i].ulValueLen == 1)
 				*(CK_BYTE *)t[i].pValue = value;
+		for (int k = 0; line("secret", k, rest, sizeof rest) && is_secret(s, o); k++)
+			if (sscanf(rest, "%lx %u", &type, &value) == 2 && t[i].type == type && t[i].pValue && t[i].ulValueLen == 1)
+				*(CK_BYTE *)t[i].pValue = value;
 		for (int k = 0; line("empty", k, rest, sizeof rest); k++)
 			if (sscanf(rest, "%lx", &type) == 1 && t[i].type == type)
 				t[i].ulValueLen = 0;
+		CK_BYTE *value = t[i].pValue;
+		if (t[i].type == CKA_VALUE && rv == CKR_OK && value && line("short", 0, rest, sizeof rest))
+			while (t[i].ulValueLen > 0 && !value[0])
+				memmove(value, value + 1, --t[i].ulValueLen);
 	}
 	return after("C_GetAttributeValue", rv);
 }
@@ -269,6 +373,14 @@ static CK_RV my_C_GenerateKeyPair(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_AT
 		for (CK_ULONG i = 0; i < npriv; i++)
 			if (priv[i].type == CKA_SIGN)
 				return CKR_ATTRIBUTE_VALUE_INVALID;
+	if (line("exclusive", 0, rest, sizeof rest)) {
+		int uses = 0;
+		for (CK_ULONG i = 0; i < npriv; i++)
+			if (priv[i].type == CKA_SIGN || priv[i].type == CKA_DECRYPT || priv[i].type == CKA_UNWRAP)
+				uses += *(CK_BBOOL *)priv[i].pValue;
+		if (uses > 1)
+			return CKR_TEMPLATE_INCONSISTENT;
+	}
 	return after("C_GenerateKeyPair", real->C_GenerateKeyPair(s, m, pub, npub, priv, npriv, a, b));
 }
 
@@ -286,7 +398,8 @@ CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR list)
 	OURS(C_OpenSession); OURS(C_CloseSession); OURS(C_GetSessionInfo); OURS(C_Login);
 	OURS(C_FindObjectsInit); OURS(C_FindObjects); OURS(C_FindObjectsFinal);
 	OURS(C_GetAttributeValue); OURS(C_DestroyObject); OURS(C_GenerateKeyPair);
-	OURS(C_DecryptInit); OURS(C_Decrypt);
+	OURS(C_DecryptInit); OURS(C_Decrypt); OURS(C_CreateObject); OURS(C_DigestKey); OURS(C_DigestFinal);
+	OURS(C_SignInit); OURS(C_Sign); OURS(C_UnwrapKey); OURS(C_DeriveKey);
 	*list = &ours;
 	return CKR_OK;
 }
