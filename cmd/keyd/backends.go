@@ -137,8 +137,8 @@ func (p *problems) token(path string, b backendConfig) {
 }
 
 func (p *problems) kms(path, name string, b backendConfig) {
-	if b.Module != "" || b.TokenLabel != "" || b.TokenSerial != "" || b.PIN != "" || b.InitArgs != "" {
-		p.add(path, "module, token_label, token_serial, pin and init_args are for a backend of type pkcs11")
+	if b.Module != "" || b.TokenLabel != "" || b.TokenSerial != "" || b.PIN != "" || b.InitArgs != "" || len(b.Env) != 0 {
+		p.add(path, "module, token_label, token_serial, pin, init_args and env are for a backend of type pkcs11")
 	}
 	if b.MinBoundary != "" && !boundary.Unwrap.AtLeast(boundary.Level(b.MinBoundary)) {
 		p.add(path+".min_boundary", "AWS KMS reaches unwrap, never %s", b.MinBoundary)

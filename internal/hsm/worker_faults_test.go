@@ -104,7 +104,7 @@ func TestWorkerKilledUnderLoadCostsNoAnswer(t *testing.T) {
 }
 
 func TestModuleThatCrashesOrHangsIsReplaced(t *testing.T) {
-	for _, fault := range []string{"C_Decrypt segv", "C_DecryptInit crash", "C_Decrypt hang"} {
+	for fault, said := range map[string]string{"C_Decrypt segv": "exit status 2", "C_DecryptInit crash": "signal: killed", "C_Decrypt hang": "has not come back"} {
 		t.Run(fault, func(t *testing.T) {
 			cfg := softHSM(t)
 			f := withFaults(t, &cfg)
@@ -118,6 +118,9 @@ func TestModuleThatCrashesOrHangsIsReplaced(t *testing.T) {
 			f.heal()
 			t.Logf("serving again after %s", backWithin(t, token, g))
 			stop()
+			if end := token.Health(t.Context()).Process.LastEnd; !strings.Contains(end, said) {
+				t.Errorf("the last worker is said to have ended so: %q, want %q", end, said)
+			}
 			// The daemon, which is this process, is still here. So are its keys.
 			if all, err := token.List(t.Context()); err != nil || len(all) != 1 {
 				t.Errorf("List = %d keys, %v", len(all), err)

@@ -99,11 +99,16 @@ func (t *Token) lost(w *worker, why error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.current.CompareAndSwap(w, nil) {
+		t.why, t.lastEnd = why, why.Error()
 		t.become(stateStarting)
 	}
-	if t.current.Load() == nil { // else another one has taken its place
-		t.why, t.lastEnd = why, why.Error()
-	}
+}
+
+// because: the worker that went did so for this reason, which nobody knew better.
+func (t *Token) because(why error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.why, t.lastEnd = why, why.Error()
 }
 
 // pausing: the next worker is not tried before a while. Nobody is kept waiting

@@ -106,6 +106,7 @@ func (t *Token) supervise(w *worker) {
 	for {
 		why := t.watch(w)
 		t.lost(w, why)
+		t.because(why)
 		w.kill()
 		w.peer.finish(why)
 		if t.closing.Err() != nil {
@@ -133,12 +134,22 @@ func (t *Token) watch(w *worker) error {
 		case why := <-w.broken:
 			return why
 		case <-w.peer.done:
-			return w.peer.end
+			return w.last()
 		case <-tick.C:
 			if err := w.peer.overdue(t.limit); err != nil {
 				return err
 			}
 		}
+	}
+}
+
+// last says how a worker ended whose pipe has ended.
+func (w *worker) last() error {
+	select {
+	case <-w.ended:
+		return fmt.Errorf("its process ended (%s): %w", w.how(), w.peer.end)
+	case <-time.After(time.Second):
+		return w.peer.end
 	}
 }
 
