@@ -57,7 +57,8 @@ func (b *Backend) Disable(ctx context.Context, handle string) error {
 }
 
 // Rescue calls off a key's deletion, after which KMS leaves it disabled, and
-// enables it if it is to be used again.
+// enables it if it is to be used again. One that is not, and that somebody has
+// enabled, it disables.
 func (b *Backend) Rescue(ctx context.Context, handle string, enable bool) error {
 	if err := b.rescue(ctx, handle, enable); err != nil {
 		return fmt.Errorf("rescuing a key: %w", err)
@@ -80,9 +81,11 @@ func (b *Backend) rescue(ctx context.Context, handle string, enable bool) error 
 		}
 		key.KeyState = types.KeyStateDisabled
 	}
-	if key.KeyState == types.KeyStateDisabled && enable {
-		_, err := call(ctx, b, changing, "EnableKey", b.client.EnableKey, &kms.EnableKeyInput{KeyId: &handle})
-		return err
+	switch enabled := key.KeyState != types.KeyStateDisabled; {
+	case enable && !enabled:
+		_, err = call(ctx, b, changing, "EnableKey", b.client.EnableKey, &kms.EnableKeyInput{KeyId: &handle})
+	case !enable && enabled:
+		_, err = call(ctx, b, changing, "DisableKey", b.client.DisableKey, &kms.DisableKeyInput{KeyId: &handle})
 	}
-	return nil
+	return err
 }

@@ -69,8 +69,9 @@ type Disabler interface {
 
 // Rescuer is a backend that deletes private keys with a delay.
 type Rescuer interface {
-	// Rescue calls off a deletion that waits, and enables the key if it is to be
-	// used again. A key that is not to be deleted, and is enabled, is no error.
+	// Rescue calls off a deletion that waits. The key is enabled then if it is to
+	// be used again, and else disabled, whatever somebody else did to it
+	// meanwhile. Repeating it is no error.
 	Rescue(ctx context.Context, handle string, enable bool) error
 }
 

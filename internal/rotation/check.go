@@ -89,28 +89,11 @@ func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
 	if !v.State.Held() || v.Handle == "" || err != nil {
 		return nil // compromised before its key pair was made; or nobody to ask, see homed
 	}
-	var found []Finding
 	err = matches(ctx, b, v.Handle, v.Public)
 	if latest, gone := e.reg.Version(v.KID); err != nil && gone == nil && !latest.State.Held() {
 		return nil // it was closed meanwhile
 	}
-	switch {
-	case err == nil:
-	case errors.Is(err, boundary.ErrDisabled) && v.State == registry.Compromised: // as it should be
-	case errors.Is(err, boundary.ErrDisabled):
-		found = append(found, Finding{Failure, "key_disabled", v.KID, fmt.Sprintf("it is %s, and its private key in %s is disabled: nothing opens with it", v.State, v.Backend),
-			"find out who disabled " + v.Handle + " and why; enable it there, or compromise the version"})
-	case errors.Is(err, boundary.ErrNoKey):
-		hint := "restore the token from its backup; if that cannot be, compromise the version"
-		if _, waits := b.(Rescuer); waits {
-			hint = "if somebody has scheduled its deletion there, call that off now and enable the key; if it is gone, compromise the version"
-		}
-		found = append(found, Finding{Failure, "key_missing", v.KID, fmt.Sprintf("it is %s and %s does not hold its private key: %v", v.State, v.Backend, err), hint})
-	case errors.Is(err, ErrSelfTest):
-		found = append(found, Finding{Failure, "key_mismatch", v.KID, "the key pair in " + v.Backend + " is not the recorded one", "compromise the version: something else stands under its name"})
-	default:
-		found = append(found, Finding{Warning, "key_unchecked", v.KID, "its key pair could not be looked at: " + err.Error(), "run doctor again when the backend works"})
-	}
+	found := pair(v, b, err)
 	var evidence boundary.Evidence
 	if len(v.Evidence) > 0 && json.Unmarshal(v.Evidence, &evidence) == nil {
 		for _, problem := range evidence.Problems {
@@ -118,6 +101,32 @@ func (e *Engine) material(ctx context.Context, v registry.Version) []Finding {
 		}
 	}
 	return found
+}
+
+// pair says what is wrong with a version's key pair, which its backend was asked
+// for.
+func pair(v registry.Version, b Backend, err error) []Finding {
+	switch disabled := !v.DisabledAt.IsZero(); {
+	case err == nil && disabled:
+		return []Finding{{Warning, "key_enabled", v.KID, fmt.Sprintf("it is compromised, keyd disabled its private key in %s on %s, and it is enabled: whoever may use it there can", v.Backend, day(v.DisabledAt)),
+			"find out who enabled " + v.Handle + " and why; disable it there, or keyd keys destroy " + v.KID}}
+	case err == nil:
+	case errors.Is(err, boundary.ErrDisabled) && v.State == registry.Compromised: // as it should be
+	case errors.Is(err, boundary.ErrDisabled):
+		return []Finding{{Failure, "key_disabled", v.KID, fmt.Sprintf("it is %s, and its private key in %s is disabled: nothing opens with it", v.State, v.Backend),
+			"find out who disabled " + v.Handle + " and why; enable it there, or compromise the version"}}
+	case errors.Is(err, boundary.ErrNoKey):
+		hint := "restore the token from its backup; if that cannot be, compromise the version"
+		if _, waits := b.(Rescuer); waits {
+			hint = "if somebody has scheduled its deletion there, call that off now and enable the key; if it is gone, compromise the version"
+		}
+		return []Finding{{Failure, "key_missing", v.KID, fmt.Sprintf("it is %s and %s does not hold its private key: %v", v.State, v.Backend, err), hint}}
+	case errors.Is(err, ErrSelfTest):
+		return []Finding{{Failure, "key_mismatch", v.KID, "the key pair in " + v.Backend + " is not the recorded one", "compromise the version: something else stands under its name"}}
+	default:
+		return []Finding{{Warning, "key_unchecked", v.KID, "its key pair could not be looked at: " + err.Error(), "run doctor again when the backend works"}}
+	}
+	return nil
 }
 
 // levels holds each backend against the policies of its keys.

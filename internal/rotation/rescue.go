@@ -39,11 +39,8 @@ func (e *Engine) Rescue(ctx context.Context, actor audit.Actor, kid, reason stri
 	if err != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("rescuing %s: %w", kid, err))
 	}
-	move := drainNow(key, kid)
 	change := Change{Key: key.Name, KID: kid, Steps: []Step{{Name: "rescue", KID: kid, Reason: "its deletion in " + v.Backend + " is called off"}}}
-	if closed(v) {
-		move = registry.Move{KID: kid, To: registry.Compromised}
-	} else {
+	if move := back(key, v); move.To.Opens() {
 		v.DrainUntil = move.DrainUntil
 		change.Steps = append(change.Steps, Step{Name: StepDrain, KID: kid, At: DrainEnd(v), Reason: "it opens again until then; it is closed and destroyed after"})
 	}
@@ -57,13 +54,21 @@ func (e *Engine) Rescue(ctx context.Context, actor audit.Actor, kid, reason stri
 	}
 	defer unlock()
 	return e.change(ctx, record, dryRun, change, func(seq uint64) error {
-		return e.rescue(ctx, actor, key, kid, orDefault(reason, "asked for by an operator"), seq, move)
+		return e.rescue(ctx, actor, key, kid, orDefault(reason, "asked for by an operator"), seq)
 	})
+}
+
+// back is the move of a version to what it was before its deletion was asked for.
+func back(key registry.Key, v registry.Version) registry.Move {
+	if closed(v) {
+		return registry.Move{KID: v.KID, To: registry.Compromised}
+	}
+	return drainNow(key, v.KID)
 }
 
 // rescue has the backend keep the private key and then, if the version is to
 // open again, proves that it does.
-func (e *Engine) rescue(ctx context.Context, actor audit.Actor, key registry.Key, kid, reason string, seq uint64, move registry.Move) error {
+func (e *Engine) rescue(ctx context.Context, actor audit.Actor, key registry.Key, kid, reason string, seq uint64) error {
 	v, err := e.reg.Version(kid)
 	if err != nil {
 		return err
@@ -72,11 +77,11 @@ func (e *Engine) rescue(ctx context.Context, actor audit.Actor, key registry.Key
 		return fmt.Errorf("%w: it has become %s", ErrState, v.State)
 	}
 	b := e.cfg.Backends[v.Backend]
-	opens := move.To.Opens()
-	if err := b.(Rescuer).Rescue(ctx, v.Handle, opens); err != nil {
+	move := back(key, v)
+	if err := b.(Rescuer).Rescue(ctx, v.Handle, move.To.Opens()); err != nil {
 		return fmt.Errorf("calling off the deletion in %s: %w", v.Backend, err)
 	}
-	if opens {
+	if move.To.Opens() {
 		if _, err := prove(ctx, b, key, v.Handle, v.Public); err != nil {
 			return fmt.Errorf("its deletion is called off, and it does not open yet: %w", err)
 		}
@@ -92,6 +97,8 @@ func (e *Engine) rescuable(ctx context.Context, key registry.Key, v registry.Ver
 	switch {
 	case v.State != registry.Destroying:
 		return fmt.Errorf("%w: it is %s; only a version whose deletion is under way can be rescued", ErrState, v.State)
+	case v.Handle == "":
+		return fmt.Errorf("%w: no key pair of it is known", ErrState)
 	case !slices.ContainsFunc(v.History, func(e registry.Event) bool { return e.To.Opens() || e.To == registry.Compromised }):
 		return fmt.Errorf("%w: nobody was ever told of it", ErrState)
 	}

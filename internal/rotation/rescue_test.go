@@ -138,6 +138,40 @@ func TestARescuedCompromisedVersionIsEvidenceAndNothingElse(t *testing.T) {
 	})
 }
 
+// Somebody at the backend called the deletion off first, and enabled the key.
+func TestARescuedCompromisedVersionIsDisabledAgain(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		v := w.createInCloud()
+		w.close(v, true)
+		w.must(w.cloud.Rescue(context.Background(), v.Handle, true))
+		_, err := w.rescue(v.KID)
+		w.must(err)
+		w.pass(0)
+		if got, _ := w.reg.Version(v.KID); got.State != registry.Compromised || got.DisabledAt.IsZero() {
+			w.t.Errorf("got %+v, want it compromised and disabled", got)
+		}
+		env := backendtest.Seal(w.t, publicOf(w, v.KID), "A256GCM", []byte("x"), nil)
+		if _, err := w.cloud.Open(w.t.Context(), v.Handle, env); !errors.Is(err, boundary.ErrDisabled) {
+			w.t.Errorf("it is said to be disabled and opens: %v", err)
+		}
+	})
+}
+
+func TestACompromisedKeyThatSomebodyEnabledIsFoundOut(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		v := w.createInCloud()
+		_, err := w.engine.Compromise(w.t.Context(), operator, v.KID, "", false)
+		w.must(err)
+		w.pass(0)
+		w.check() // disabled, as it should be
+		w.must(w.cloud.Rescue(context.Background(), v.Handle, true))
+		if f := finding(w.engine.Check(w.t.Context()), "key_enabled"); f.Subject != v.KID || f.Severity != rotation.Warning || !strings.Contains(f.Hint, v.Handle) {
+			w.t.Errorf("Check says %+v", w.engine.Check(w.t.Context()))
+		}
+		w.must(w.cloud.Disable(w.t.Context(), v.Handle))
+	})
+}
+
 func TestWhatCannotBeRescued(t *testing.T) {
 	inWorld(t, nil, func(w *world) {
 		w.create(weekly())
@@ -168,6 +202,16 @@ func TestWhatCannotBeRescued(t *testing.T) {
 		w.pass(0)
 		if _, err := w.rescue(unheard.KID); !errors.Is(err, rotation.ErrState) {
 			w.t.Errorf("a version that nobody was told of: Rescue: %v, want ErrState", err)
+		}
+		_, err = w.engine.Rotate(w.t.Context(), operator, keyName, false)
+		w.must(err)
+		unmade := w.the(registry.Pending)
+		_, err = w.engine.Compromise(w.t.Context(), operator, unmade.KID, "", false)
+		w.must(err)
+		_, err = w.engine.Destroy(w.t.Context(), operator, unmade.KID, "", false)
+		w.must(err)
+		if _, err := w.rescue(unmade.KID); !errors.Is(err, rotation.ErrState) || w.cloud.Calls("rescue") != 0 {
+			w.t.Errorf("a version that was never made: Rescue: %v, want ErrState", err)
 		}
 		w.cloud.Heal()
 		w.pass(2 * time.Hour)

@@ -38,10 +38,7 @@ func (k *KMS) Rescue(ctx context.Context, handle string, enable bool) error {
 		if key == nil || !key.goneAt.IsZero() && !time.Now().Before(key.goneAt) {
 			return struct{}{}, fmt.Errorf("rescuing a key: %w", boundary.ErrNoKey)
 		}
-		if !key.goneAt.IsZero() {
-			key.goneAt, key.disabled = time.Time{}, true
-		}
-		key.disabled = key.disabled && !enable
+		key.goneAt, key.disabled = time.Time{}, !enable
 		return struct{}{}, nil
 	})
 	return err
