@@ -33,26 +33,31 @@ func (e *Engine) homed(key registry.Key, versions []registry.Version) []Finding 
 	if _, err := e.backend(key.Backend); err != nil {
 		found = append(found, Finding{Failure, "no_backend", key.Name, fmt.Sprintf("its backend %q is not configured", key.Backend), ""})
 	}
-	opening, waiting := map[string][]string{}, map[string][]string{}
-	for _, v := range versions {
-		if _, err := e.backend(v.Backend); err == nil || v.State == registry.Destroyed || v.Backend == key.Backend {
-			continue
+	for _, n := range needs {
+		missing := map[string][]string{} // kids by backend
+		for _, v := range versions {
+			if _, err := e.backend(v.Backend); err != nil && v.Backend != key.Backend && slices.Contains(n.by, v.State) {
+				missing[v.Backend] = append(missing[v.Backend], v.KID)
+			}
 		}
-		if v.State.Opens() {
-			opening[v.Backend] = append(opening[v.Backend], v.KID)
-		} else {
-			waiting[v.Backend] = append(waiting[v.Backend], v.KID)
+		for _, name := range slices.Sorted(maps.Keys(missing)) {
+			found = append(found, Finding{n.severity, "no_backend", key.Name, fmt.Sprintf(n.message, strings.Join(missing[name], ", "), name), n.hint})
 		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(opening)) {
-		found = append(found, Finding{Failure, "no_backend", key.Name,
-			fmt.Sprintf("%s should open in the backend %q, which is not configured", strings.Join(opening[name], ", "), name), "name it in the config again, or compromise what it held"})
-	}
-	for _, name := range slices.Sorted(maps.Keys(waiting)) {
-		found = append(found, Finding{Warning, "no_backend", key.Name,
-			fmt.Sprintf("the private keys of %s cannot be destroyed: their backend %q is not configured", strings.Join(waiting[name], ", "), name), "name it in the config again until keyd keys show says that they are destroyed"})
 	}
 	return found
+}
+
+// needs are what versions need their backend for.
+var needs = []struct {
+	by                      []registry.State
+	severity, message, hint string
+}{
+	{[]registry.State{registry.Announced, registry.Active, registry.Draining}, Failure,
+		"%s should open in the backend %q, which is not configured", "name it in the config again, or compromise what it held"},
+	{[]registry.State{registry.Pending}, Failure,
+		"%s is to be made in the backend %q, which is not configured, and keeps the key from rotating", "name it in the config again, or give the version up with keyd keys destroy"},
+	{[]registry.State{registry.Compromised, registry.Destroying}, Warning,
+		"the private keys of %s cannot be destroyed: their backend %q is not configured", "name it in the config again until keyd keys show says that they are destroyed"},
 }
 
 // serves reports why a version would not open where it is.

@@ -158,6 +158,38 @@ func TestABackendThatIsStillNeededIsMissed(t *testing.T) {
 	}
 }
 
+// A rotation ends where it began; without that place it does not end, and says so.
+func TestARotationThatLostItsBackendSaysSoAndCanBeGivenUp(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.create(weekly())
+		w.must(w.move())
+		w.cloud.Inject(faultOf("generate", 1000))
+		_, err := w.engine.Rotate(w.t.Context(), operator, keyName, false)
+		w.must(err)
+		w.pass(0)
+		w.must(w.engine.EnsureKeys(w.t.Context(), []registry.Key{theKey(weekly())})) // back
+		w.change = func(cfg *rotation.Config) { delete(cfg.Backends, cloudName) }
+		w.restart()
+		w.pass(time.Hour)
+		stuck := w.the(registry.Pending)
+		if f := finding(w.engine.Problems(), "no_backend"); f.Severity != rotation.Failure || !strings.Contains(f.Message, stuck.KID+" is to be made in") {
+			w.t.Errorf("Problems say %+v", f)
+		}
+		_, err = w.engine.Destroy(w.t.Context(), operator, stuck.KID, "", false)
+		w.must(err)
+		_, err = w.engine.Rotate(w.t.Context(), operator, keyName, false)
+		w.must(err)
+		w.pass(0)
+		if v := w.the(registry.Active); v.Number != 3 || v.Backend != backendName {
+			w.t.Errorf("the next rotation: %s", w.describe())
+		}
+		w.change = nil
+		w.cloud.Heal()
+		w.restart()
+		w.pass(aDay)
+	})
+}
+
 // reasons is all that the steps of a change say.
 func reasons(c rotation.Change) string {
 	var all []string
