@@ -125,11 +125,12 @@ type CreateKey struct {
 
 // Adopt is the body of POST /v1/keys/{key}/adopt.
 type Adopt struct {
-	KID       string    `json:"kid"`            // under which the partner knows it
-	Find      string    `json:"find"`           // CKA_ID in hex, or the label, of the private key
-	ValidTill time.Time `json:"valid_till"`     // as told to the partner
-	ValidFrom time.Time `json:"valid_from"`     // as told to the partner; default now
-	Told      bool      `json:"told,omitempty"` // the partner has it already
+	KID       string    `json:"kid"`               // under which the partner knows it
+	Find      string    `json:"find"`              // CKA_ID in hex, or the label, of the private key
+	Backend   string    `json:"backend,omitempty"` // that holds it; default the one of the key's next version
+	ValidTill time.Time `json:"valid_till"`        // as told to the partner
+	ValidFrom time.Time `json:"valid_from"`        // as told to the partner; default now
+	Told      bool      `json:"told,omitempty"`    // the partner has it already
 }
 
 // Reason is the body of the operations that ask why.
@@ -269,7 +270,7 @@ type Orphan struct {
 	Handle  string `json:"handle"`
 	Label   string `json:"label,omitempty"`
 	KID     string `json:"kid,omitempty"`
-	Why     string `json:"why"`  // "unknown" to the registry, or "destroyed" as far as it knows
+	Why     string `json:"why"`  // "unknown" to the registry, "destroyed" as far as it knows, or the "duplicate" of a version's
 	Told    bool   `json:"told"` // the audit log says that the partner was told of it
 	Gone    bool   `json:"gone"` // the backend has destroyed it; false while its deletion waits
 }

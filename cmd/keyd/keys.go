@@ -33,7 +33,7 @@ func keyCommands() []command {
 		versionCommandFor("rescue", "call off the deletion of a version's private key", true,
 			"For a backend that waits with deletions, as AWS KMS does. The version drains again\nfor the policy's drain_for. One that was compromised never opens again: its key is\nkept, disabled, as before.", (*client.Client).Rescue),
 		{name: "keys adopt", args: "KEY", brief: "take over a key pair that already exists in the backend", setup: keysAdopt,
-			help: "For moving in: the partner already has the public key under a kid (--told), and the\nprivate key is in the token. Nothing is uploaded and no material is made.\nFor a new key, create it with --first adopt (first: adopt in the config): it\nwaits for this. Beside an active version, the adopted one drains."},
+			help: "For moving in: the partner already has the public key under a kid (--told), and the\nprivate key is in the token. Nothing is uploaded and no material is made.\nFor a new key, create it with --first adopt (first: adopt in the config): it\nwaits for this. Beside an active version, the adopted one drains. A version that a\nrestored registry has lost comes back so too, from the --backend it is in."},
 	}
 }
 
@@ -134,6 +134,7 @@ func keysAdopt(fs *flag.FlagSet) func(context.Context, terminal, []string) error
 	var from, till string
 	fs.StringVar(&body.KID, "kid", "", "the `KID` (a UUID) under which the partner knows it")
 	fs.StringVar(&body.Find, "find", "", "CKA_ID in hex, or the label, of the private `KEY`")
+	fs.StringVar(&body.Backend, "backend", "", "the `BACKEND` that holds it (default that of the key's next version)")
 	fs.StringVar(&from, "valid-from", "", "validFrom as told to the partner, RFC 3339 `TIME` (default now)")
 	fs.StringVar(&till, "valid-till", "", "validTill as told to the partner, RFC 3339 `TIME`")
 	fs.BoolVar(&body.Told, "told", false, "the partner has it already: do not upload it")

@@ -16,7 +16,7 @@ func backendCommands() []command {
 	return []command{
 		{name: "backends list", brief: "list the backends, their boundary levels and devices", setup: asking(backends, printBackends)},
 		{name: "backends orphans", args: "BACKEND", brief: "private keys under keyd's name that no version has", setup: orphansSetup,
-			help: "Looks, and destroys nothing unless told which: --destroy takes the whole handle, as\nconfirmation, and may be given several times. What a version has, and what is not\nunder keyd's name, is refused. A key that the partner was told of may be a version\nthat a restored registry has lost: keyd keys adopt brings it back; --told destroys\nit. Exits with 3 when there are orphans."},
+			help: "Looks, and destroys nothing unless told which: --destroy takes the whole handle, as\nconfirmation, and may be given several times. What a version has, and what is not\nunder keyd's name, is refused. A key that the partner was told of may be a version\nthat a restored registry has lost: keyd keys adopt brings it back; --told destroys\nit. A second daemon with the same instance name has its keys here too, and only its\nown audit log knows of them. Exits with 3 when there are orphans."},
 	}
 }
 
@@ -97,5 +97,5 @@ func printOrphans(w io.Writer, backend string, found []client.Orphan) {
 		rows = append(rows, []string{cmp.Or(o.KID, "none"), o.Why, map[bool]string{true: "yes", false: "no"}[o.Told], o.Handle})
 	}
 	table(w, rows)
-	fmt.Fprintf(w, "to destroy one: keyd backends orphans %s --destroy HANDLE --reason TEXT\n", backend)
+	fmt.Fprintf(w, "make sure that no other keyd has this instance name: its keys would stand here too\nto destroy one: keyd backends orphans %s --destroy HANDLE --reason TEXT\n", backend)
 }

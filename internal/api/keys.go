@@ -102,11 +102,11 @@ func (s *Server) adoptKey(x *visit) error {
 	if err := x.decode(&body); err != nil {
 		return err
 	}
-	if err := cmp.Or(short("kid", body.KID, maxShown), short("find", body.Find, maxFind)); err != nil {
+	if err := cmp.Or(short("kid", body.KID, maxShown), short("find", body.Find, maxFind), short("backend", body.Backend, maxShown)); err != nil {
 		return err
 	}
 	return s.changed(x, func(ctx context.Context, dryRun bool) (rotation.Change, error) {
-		return s.cfg.Engine.Adopt(ctx, x.actor, x.r.PathValue("key"), rotation.Adoption{KID: body.KID, Find: body.Find,
+		return s.cfg.Engine.Adopt(ctx, x.actor, x.r.PathValue("key"), rotation.Adoption{KID: body.KID, Find: body.Find, Backend: body.Backend,
 			ValidFrom: body.ValidFrom, ValidTill: body.ValidTill, Told: body.Told}, dryRun)
 	})
 }

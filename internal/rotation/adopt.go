@@ -18,6 +18,7 @@ import (
 type Adoption struct {
 	KID       string    // under which the partner knows it, or is to know it
 	Find      string    // CKA_ID in hex, label or handle of the private key
+	Backend   string    // that holds it; default the one of the key's next version
 	ValidFrom time.Time // as told to the partner; default now
 	ValidTill time.Time // as told to the partner
 	Told      bool      // the partner has it already
@@ -29,7 +30,13 @@ type Adoption struct {
 func (e *Engine) Adopt(ctx context.Context, actor audit.Actor, name string, a Adoption, dryRun bool) (Change, error) {
 	key, err := e.reg.Key(name)
 	key.Name = name // for the record, even if there is none
-	record := entry("key.adopt", actor, key, a.KID, "")
+	a.Backend = orDefault(a.Backend, key.Backend)
+	record := withDetail(entry("key.adopt", actor, key, a.KID, ""), "backend", a.Backend)
+	unlock, refused := e.claim(ctx, a.Backend)
+	if refused != nil {
+		return Change{}, fmt.Errorf("adopting %q for %s: %w", a.Find, name, refused)
+	}
+	defer unlock()
 	var c candidate
 	if err == nil {
 		c, err = e.candidate(ctx, key, a)
@@ -38,7 +45,7 @@ func (e *Engine) Adopt(ctx context.Context, actor audit.Actor, name string, a Ad
 		return e.no(ctx, record, dryRun, fmt.Errorf("adopting %q for %s: %w", a.Find, name, err))
 	}
 	record = withDetail(record, "handle", c.Handle)
-	change := Change{Key: name, KID: c.KID, Steps: append([]Step{{Name: "adopt", KID: c.KID, Reason: "its private key is in " + key.Backend + " and passed its self-test"}},
+	change := Change{Key: name, KID: c.KID, Steps: append([]Step{{Name: "adopt", KID: c.KID, Reason: "its private key is in " + a.Backend + " and passed its self-test"}},
 		forecast(now(), key, e.reg.Versions(name), c.Version, e.facts(key))...)}
 	change.ByHand = e.byHand(key, change.Steps)
 	return e.changeSaying(ctx, record, dryRun, change, func(seq uint64, said map[string]string) error {
@@ -99,7 +106,7 @@ func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (c
 	if v := survey(key, e.reg.Versions(key.Name), Facts{}).inFlight; v != nil {
 		return none, fmt.Errorf("%w: version %s is %s; adopt when it is active", registry.ErrInFlight, v.KID, v.State)
 	}
-	b, err := e.backend(key.Backend)
+	b, err := e.backend(a.Backend)
 	if err != nil {
 		return none, err
 	}
@@ -107,7 +114,7 @@ func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (c
 	if err != nil {
 		return none, err
 	}
-	if other, ok := e.holder(key.Backend, found.Handle); ok {
+	if other, ok := e.holder(a.Backend, found.Handle); ok {
 		return none, fmt.Errorf("%w: version %s has that private key", registry.ErrExists, other)
 	}
 	material := boundary.MaterialOf(key.Algorithm, found.Public)
@@ -122,7 +129,7 @@ func (e *Engine) candidate(ctx context.Context, key registry.Key, a Adoption) (c
 	if err != nil {
 		return none, err
 	}
-	v := registry.Version{KID: a.KID, Key: key.Name, State: registry.Announced, Backend: key.Backend,
+	v := registry.Version{KID: a.KID, Key: key.Name, State: registry.Announced, Backend: a.Backend,
 		Handle: found.Handle, Public: der, Algorithm: material.Algorithm, Bits: material.Bits, Curve: material.Curve,
 		ValidFrom: from, ValidTill: till, GeneratedAt: at, TestedAt: test.At, Adopted: true}
 	if a.Told {

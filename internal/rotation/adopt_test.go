@@ -233,3 +233,36 @@ func publicOf(w *world, kid string) *rsa.PublicKey {
 	}
 	return pub.(*rsa.PublicKey)
 }
+
+// A registry restored from a backup has lost a version that drains where the
+// key no longer is.
+func TestALostVersionIsAdoptedFromTheBackendItIsIn(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		w.create(weekly())
+		w.must(w.move())
+		_, err := w.engine.Rotate(w.t.Context(), operator, keyName, false)
+		w.must(err)
+		w.pass(0)
+		w.plant(2048)
+		if _, err := w.adopt(nil); !errors.Is(err, boundary.ErrNoKey) {
+			w.t.Errorf("from the backend of the key: Adopt: %v", err)
+		}
+		if _, err := w.adopt(func(a *rotation.Adoption) { a.Backend = "attic" }); !errors.Is(err, rotation.ErrNoBackend) {
+			w.t.Errorf("from one that is not there: Adopt: %v", err)
+		}
+		change, err := w.adopt(func(a *rotation.Adoption) { a.Backend = backendName })
+		w.must(err)
+		if !strings.Contains(reasons(change), "in "+backendName) {
+			w.t.Errorf("it says %q", reasons(change))
+		}
+		w.pass(0)
+		v, err := w.reg.Version(oldKID)
+		if err != nil || v.State != registry.Draining || v.Backend != backendName {
+			w.t.Errorf("got %+v, %v, want it to drain where it is", v, err)
+		}
+		w.must(w.opens(v, publicOf(w, oldKID)))
+		if w.recorded("key.adopt", "backend", backendName) == 0 {
+			w.t.Error("the audit log does not say where it is")
+		}
+	})
+}

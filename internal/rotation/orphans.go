@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
@@ -16,6 +15,7 @@ import (
 const (
 	OrphanUnknown   = "unknown"   // the registry knows nothing of it
 	OrphanDestroyed = "destroyed" // the registry holds it for destroyed
+	OrphanDuplicate = "duplicate" // a version has its kid, and another private key
 )
 
 // Orphan is a private key that stands in a backend under keyd's name, and
@@ -25,7 +25,7 @@ type Orphan struct {
 	Handle  string
 	Label   string
 	KID     string // "" where its name holds none
-	Why     string // OrphanUnknown or OrphanDestroyed
+	Why     string // OrphanUnknown, OrphanDestroyed or OrphanDuplicate
 	// Told: the audit log says that the partner was told of it, so it may be a
 	// version of a registry that was lost. keyd keys adopt brings it back.
 	Told bool
@@ -64,14 +64,16 @@ func (e *Engine) strays(ctx context.Context, name string, destroyed map[string]b
 		if !f.Managed {
 			continue
 		}
-		o := Orphan{Backend: name, Handle: f.Handle, Label: f.Label, KID: f.KID, Why: OrphanUnknown}
+		why := OrphanUnknown
 		if kid, ok := e.owner(name, f); ok {
 			if !destroyed[kid] {
 				continue
 			}
-			o.Why = OrphanDestroyed
+			why = OrphanDestroyed
+		} else if _, err := e.reg.Version(f.KID); err == nil {
+			why = OrphanDuplicate
 		}
-		found = append(found, o)
+		found = append(found, Orphan{Backend: name, Handle: f.Handle, Label: f.Label, KID: f.KID, Why: why})
 	}
 	return found, nil
 }
@@ -102,8 +104,9 @@ func (e *Engine) Orphans(ctx context.Context, backend string) ([]Orphan, error) 
 	return found, nil
 }
 
-// toldOf says which of the orphans the partner may know, from the audit log. A
-// version that the registry holds for destroyed was told of in its time.
+// toldOf says which of the orphans the partner may know, from the audit log. Of
+// a kid that the registry knows, the partner was told with the version's own
+// public key.
 func (e *Engine) toldOf(ctx context.Context, orphans []Orphan) (map[string]bool, error) {
 	wanted, told := map[string]bool{}, map[string]bool{}
 	for _, o := range orphans {
@@ -136,6 +139,11 @@ func (e *Engine) toldOf(ctx context.Context, orphans []Orphan) (map[string]bool,
 // partner was told of go only with told.
 func (e *Engine) DestroyOrphans(ctx context.Context, actor audit.Actor, backend string, handles []string, reason string, told, dryRun bool) ([]Orphan, error) {
 	record := withDetail(withDetail(audit.Entry{Action: "orphan.destroy", Actor: actor}, "backend", backend), "reason", reason)
+	unlock, err := e.claim(ctx, backend)
+	if err != nil {
+		return nil, fmt.Errorf("destroying orphans of %s: %w", backend, err)
+	}
+	defer unlock()
 	chosen, err := e.chosen(ctx, backend, handles, told)
 	if err != nil {
 		err = fmt.Errorf("destroying orphans of %s: %w", backend, err)
@@ -160,6 +168,12 @@ func (e *Engine) DestroyOrphans(ctx context.Context, actor audit.Actor, backend 
 		}
 	}
 	return chosen, nil
+}
+
+// claim keeps adoptions from a backend and the destruction of its orphans apart:
+// else one could give a version the private key that the other destroys.
+func (e *Engine) claim(ctx context.Context, backend string) (unlock func(), err error) {
+	return e.lock(ctx, "the orphans of "+backend) // which is no key's name
 }
 
 // chosen are the orphans of these handles.
@@ -209,9 +223,13 @@ func (e *Engine) orphans(ctx context.Context, name string, destroyed map[string]
 				"the token was restored from a backup; keyd backends orphans " + name + " destroys it again"})
 			continue
 		}
+		said, hint := "the registry knows nothing of it", "two daemons with one instance name, or a registry restored from before; "
+		if o.Why == OrphanDuplicate {
+			said, hint = "the version of that kid has another one", "it was made twice, as its first making was not answered; "
+		}
 		found = append(found, Finding{Failure, "orphan", subject,
-			strings.TrimSpace(fmt.Sprintf("a private key stands in %s as %s, under the name of keyd %q, and the registry knows nothing of it", name, orDefault(o.Label, o.Handle), e.cfg.Instance)),
-			"two daemons with one instance name, or a registry restored from before; keyd backends orphans " + name + " says more"})
+			fmt.Sprintf("a private key stands in %s as %s, under the name of keyd %q, and %s", name, orDefault(o.Label, o.Handle), e.cfg.Instance, said),
+			hint + "keyd backends orphans " + name + " says more"})
 	}
 	return found
 }

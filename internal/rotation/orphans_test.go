@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,6 +155,64 @@ func TestAnOrphanThatThePartnerWasToldOfIsNotTakenForRubbish(t *testing.T) {
 		w.change = nil
 		w.restart()
 		w.must(destroy(true))
+	})
+}
+
+// A key made twice, as the answer to its first making was lost, is none that the
+// partner was told of, though its kid is.
+func TestADuplicateOfAVersionIsNoLostVersion(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		active := w.createInCloud()
+		g, err := w.cloud.Generate(w.t.Context(), boundary.Spec{Key: "second", KID: active.KID, Material: boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048}})
+		w.must(err)
+		found, err := w.engine.Orphans(w.t.Context(), cloudName)
+		if err != nil || len(found) != 1 || found[0].Handle != g.Handle || found[0].Why != rotation.OrphanDuplicate || found[0].Told {
+			w.t.Fatalf("Orphans = %+v, %v, want the duplicate", found, err)
+		}
+		if f := finding(w.engine.Check(w.t.Context()), "orphan"); f.Subject != active.KID || !strings.Contains(f.Message, "has another one") {
+			w.t.Errorf("Check says %+v", f)
+		}
+		_, err = w.engine.DestroyOrphans(w.t.Context(), operator, cloudName, []string{g.Handle}, "made twice", false, false)
+		w.must(err)
+		w.check()
+	})
+}
+
+// eager has somebody do something else just before a key is destroyed.
+type eager struct {
+	*backendtest.Memory
+	meanwhile func()
+}
+
+func (b *eager) Destroy(ctx context.Context, handle string) (bool, error) {
+	b.meanwhile()
+	return b.Memory.Destroy(ctx, handle)
+}
+
+func TestAnOrphanIsNotAdoptedWhileItIsDestroyed(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(w *world) {
+		w.create(weekly())
+		lost := w.stray(w.token)
+		adopted := make(chan error, 1)
+		w.change = func(c *rotation.Config) {
+			c.Backends[backendName] = &eager{w.token, func() {
+				go func() {
+					_, err := w.engine.Adopt(context.Background(), operator, keyName,
+						rotation.Adoption{KID: oldKID, Find: lost.Handle, ValidTill: time.Now().Add(5 * aDay), Told: true}, false)
+					adopted <- err
+				}()
+				time.Sleep(time.Second) // ample, if nothing keeps it
+			}}
+		}
+		w.restart()
+		_, err := w.engine.DestroyOrphans(w.t.Context(), operator, backendName, []string{lost.Handle}, "", false, false)
+		w.must(err)
+		if err := <-adopted; !errors.Is(err, boundary.ErrNoKey) {
+			w.t.Errorf("Adopt: %v, want boundary.ErrNoKey", err)
+		}
+		w.check()
 	})
 }
 
