@@ -227,14 +227,16 @@ type Status struct {
 
 // Backend is the state of a backend.
 type Backend struct {
-	Name     string            `json:"name"`
-	Kind     string            `json:"kind"`
-	Levels   map[string]string `json:"levels"` // boundary levels, by key algorithm
-	Device   map[string]string `json:"device"`
-	Sessions int               `json:"sessions"`
-	InUse    int               `json:"in_use"`
-	Error    string            `json:"error,omitempty"`
-	Process  *Process          `json:"process,omitempty"` // of a PKCS#11 library
+	Name   string            `json:"name"`
+	Kind   string            `json:"kind"`
+	Levels map[string]string `json:"levels"` // boundary levels, by key algorithm
+	// MinBoundary is the config's: what is below it is not done.
+	MinBoundary string            `json:"min_boundary,omitempty"`
+	Device      map[string]string `json:"device"`
+	Sessions    int               `json:"sessions"`
+	InUse       int               `json:"in_use"`
+	Error       string            `json:"error,omitempty"`
+	Process     *Process          `json:"process,omitempty"` // of a PKCS#11 library
 }
 
 // Process is where a PKCS#11 library runs.

@@ -67,7 +67,11 @@ func printStatus(w io.Writer, s client.Status) {
 func printBackends(w io.Writer, backends []client.Backend, now time.Time) {
 	rows := [][]string{{"BACKEND", "KIND", "BOUNDARY", "SESSIONS", "DEVICE", ""}}
 	for _, b := range backends {
-		rows = append(rows, []string{b.Name, b.Kind, levels(b.Levels), fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), deviceOf(b), b.Error})
+		boundary := levels(b.Levels)
+		if b.MinBoundary != "" {
+			boundary += " (at least " + b.MinBoundary + ")"
+		}
+		rows = append(rows, []string{b.Name, b.Kind, boundary, fmt.Sprintf("%d of %d in use", b.InUse, b.Sessions), deviceOf(b), b.Error})
 	}
 	table(w, rows)
 	for _, b := range backends {

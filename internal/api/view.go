@@ -101,6 +101,6 @@ func backendView(name string, h boundary.Health) client.Backend {
 	for algorithm, level := range h.Levels {
 		levels[algorithm] = string(level)
 	}
-	return client.Backend{Name: name, Kind: h.Kind, Levels: levels, Device: h.Device,
+	return client.Backend{Name: name, Kind: h.Kind, Levels: levels, MinBoundary: string(h.Floor), Device: h.Device,
 		Sessions: h.Sessions, InUse: h.InUse, Error: h.Err, Process: (*client.Process)(h.Process)}
 }
