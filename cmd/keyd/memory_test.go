@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto"
@@ -30,40 +29,15 @@ import (
 	"keyd/internal/hsm/baretoken"
 	"keyd/internal/jwe"
 	"keyd/internal/partner/partnersim"
+	"keyd/internal/residue"
 )
 
-// residue counts where the readable memory of a process holds each of some
-// secrets.
-func residue(tb testing.TB, pid int, secrets map[string][]byte) map[string]int {
+// residueOf is what a process has in memory of some secrets.
+func residueOf(tb testing.TB, pid int, secrets map[string][]byte) map[string]int {
 	tb.Helper()
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	found, err := residue.Find(pid, secrets)
 	if err != nil {
 		tb.Fatal(err)
-	}
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer mem.Close()
-	found := map[string]int{}
-	lines := bufio.NewScanner(bytes.NewReader(maps))
-	for lines.Scan() {
-		var from, to uint64
-		var mode string
-		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil {
-			tb.Fatal(err)
-		}
-		// What the kernel puts into every process cannot be read in this way.
-		if mode[0] != 'r' || strings.HasSuffix(lines.Text(), "[vvar]") || strings.HasSuffix(lines.Text(), "[vsyscall]") {
-			continue
-		}
-		part := make([]byte, to-from)
-		n, _ := mem.ReadAt(part, int64(from)) // a mapping may have gone meanwhile
-		for name, secret := range secrets {
-			if c := bytes.Count(part[:n], secret); c > 0 {
-				found[name] += c
-			}
-		}
 	}
 	return found
 }
@@ -287,13 +261,13 @@ func TestMemoryHoldsNoSecretOnceTheAnswerIsSent(t *testing.T) {
 			forget := r.plantCanary(t, canary)
 			r.openAll(t, all)
 			waitFor(t, func() bool {
-				return residue(t, r.process.Pid, map[string][]byte{"canary": canary[2976:]})["canary"] > 0
+				return residueOf(t, r.process.Pid, map[string][]byte{"canary": canary[2976:]})["canary"] > 0
 			})
 			// A signal can write registers to memory at any time: what is looked for
 			// is what stays, so others have had their turn since.
 			r.openAll(t, others)
 
-			inDaemon, inWorker := residue(t, r.process.Pid, r.secrets), residue(t, r.workers(t)[0], r.secrets)
+			inDaemon, inWorker := residueOf(t, r.process.Pid, r.secrets), residueOf(t, r.workers(t)[0], r.secrets)
 			forget()
 			if inDaemon["canary of the daemon"] == 0 || inWorker["canary of the worker"] == 0 {
 				t.Fatal("not even the canaries were found: the search does not work")

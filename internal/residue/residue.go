@@ -1,0 +1,46 @@
+// Package residue looks for secrets in the memory of a process: what a thief of
+// a core file would do. It is for tests, which know the secrets.
+package residue
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// Find counts how often the readable memory of a process holds each of some
+// secrets, which have names. It takes the right to trace the process.
+func Find(pid int, secrets map[string][]byte) (map[string]int, error) {
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return nil, fmt.Errorf("reading where a process has memory: %w", err)
+	}
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if err != nil {
+		return nil, fmt.Errorf("opening the memory of a process: %w", err)
+	}
+	defer func() { _ = mem.Close() }() // it was only read
+	found := map[string]int{}
+	lines := bufio.NewScanner(bytes.NewReader(maps))
+	for lines.Scan() {
+		var from, to uint64
+		var mode string
+		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &mode); err != nil {
+			return nil, fmt.Errorf("reading the line %q: %w", lines.Text(), err)
+		}
+		// What the kernel puts into every process cannot be read in this way.
+		if mode[0] != 'r' || strings.HasSuffix(lines.Text(), "[vvar]") || strings.HasSuffix(lines.Text(), "[vsyscall]") {
+			continue
+		}
+		part := make([]byte, to-from)
+		n, _ := mem.ReadAt(part, int64(from)) // a mapping may have gone meanwhile
+		for name, secret := range secrets {
+			if c := bytes.Count(part[:n], secret); c > 0 {
+				found[name] += c
+			}
+		}
+	}
+	return found, nil
+}
