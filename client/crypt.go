@@ -149,3 +149,29 @@ func (c *Client) Partner(ctx context.Context, partner string) (*Partner, error) 
 	}
 	return get[Partner](ctx, c, path, nil)
 }
+
+// JWKS returns our public keys that a partner may use now. Both sockets answer it.
+func (c *Client) JWKS(ctx context.Context, partner string) (*JWKS, error) {
+	path, err := under("partners", partner, "/jwks")
+	if err != nil {
+		return nil, err
+	}
+	return get[JWKS](ctx, c, path, nil)
+}
+
+// Call has keyd seal a request, send it to the partner and open the answer.
+// token is the caller's own at the partner; "" is none. The answer is the
+// partner's whatever its status; an error is that there was none, or that the
+// request was not sent.
+func (c *Client) Call(ctx context.Context, partner string, request Call, token string) (*Answer, error) {
+	path, err := under("partners", partner, "/call")
+	if err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(request)
+	if err != nil {
+		return nil, fmt.Errorf("asking keyd: %w", err)
+	}
+	defer clear(body)
+	return ask[Answer](ctx, c, call{method: http.MethodPost, path: path, body: body, bodyType: typeJSON, token: token})
+}

@@ -77,6 +77,12 @@ func TestEveryRoute(t *testing.T) {
 		}, seen{"POST /v1/partners/wise/encrypt", "application/octet-stream", "application/json", ""}, &client.Sealed{}},
 		{"Partner", func(ctx context.Context, c *client.Client) (any, error) { return one(c.Partner(ctx, "wise")) },
 			get("/v1/partners/wise"), &client.Partner{Name: "wise", Key: &client.PartnerKey{ID: "1"}}},
+		{"JWKS", func(ctx context.Context, c *client.Client) (any, error) { return one(c.JWKS(ctx, "jh")) },
+			get("/v1/partners/jh/jwks"), &client.JWKS{Keys: []client.JWK{{Type: "EC", KID: kid, Curve: "P-256"}}}},
+		{"Call", func(ctx context.Context, c *client.Client) (any, error) {
+			return one(c.Call(ctx, "wise", client.Call{Method: "POST", Path: "/v1/cases", BodyBase64: []byte("x")}, ""))
+		}, seen{"POST /v1/partners/wise/call", "application/json", "application/json", `{"method":"POST","path":"/v1/cases","body_base64":"eA=="}`},
+			&client.Answer{Status: 200, Content: "plain", BodyBase64: []byte("\xff")}},
 		{"Partners", func(ctx context.Context, c *client.Client) (any, error) { return one(c.Partners(ctx)) },
 			get("/v1/partners"), []client.Partner{{Name: "wise"}, {Name: "venly"}}},
 		{"RefreshPartner", func(ctx context.Context, c *client.Client) (any, error) {
@@ -190,6 +196,14 @@ func TestTheCallersTokenTravelsInItsHeader(t *testing.T) {
 	if err != nil || got != "Bearer t-1" || sealed.Send() != "b" {
 		t.Errorf("sent %q, got %+v, %v", got, sealed, err)
 	}
+	if _, err := c.Call(t.Context(), "cards", client.Call{}, "t-2"); err != nil || got != "Bearer t-2" {
+		t.Errorf("sent %q, %v", got, err)
+	}
+	for want, a := range map[string]client.Answer{"text": {Body: "text"}, "\xff": {BodyBase64: []byte("\xff")}, "": {}} {
+		if string(a.Bytes()) != want {
+			t.Errorf("%+v has the bytes %q", a, a.Bytes())
+		}
+	}
 	if s := (&client.Sealed{JWE: "e"}).Send(); s != "e" {
 		t.Errorf("to send: %q", s)
 	}
@@ -276,6 +290,8 @@ func TestNamesCannotLeaveTheirPlace(t *testing.T) {
 			"RefreshPartner": func() (any, error) { return one(c.RefreshPartner(t.Context(), name, false)) },
 			"Encrypt":        func() (any, error) { return one(c.Encrypt(t.Context(), name, nil, client.EncryptOptions{})) },
 			"Decrypt":        func() (any, error) { return one(c.Decrypt(t.Context(), name, nil)) },
+			"JWKS":           func() (any, error) { return one(c.JWKS(t.Context(), name)) },
+			"Call":           func() (any, error) { return one(c.Call(t.Context(), name, client.Call{}, "")) },
 			"DecryptFields": func() (any, error) {
 				return one(c.DecryptFields(t.Context(), name, nil, client.DecryptOptions{}))
 			},

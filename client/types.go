@@ -195,6 +195,76 @@ func (s *Sealed) Send() string {
 	return s.JWE
 }
 
+// Call is the body of POST /v1/partners/{partner}/call: a request that keyd
+// seals, sends and opens the answer of. Of how it is sealed it needs to say only
+// what keyd does not know of the endpoint.
+type Call struct {
+	Method  string              `json:"method"`
+	Path    string              `json:"path"` // below the partner's URL
+	Query   map[string][]string `json:"query,omitempty"`
+	Headers map[string]string   `json:"headers,omitempty"`
+	// Body is the text of the request's body, BodyBase64 its bytes: one of them.
+	Body       string `json:"body,omitempty"`
+	BodyBase64 []byte `json:"body_base64,omitempty"`
+	// Unsealed sends the body as it is, where the partner takes it so.
+	Unsealed      bool           `json:"unsealed,omitempty"`
+	Fields        []string       `json:"fields,omitempty"`
+	PublicKeyAt   string         `json:"public_key_at,omitempty"`
+	Ephemeral     *bool          `json:"ephemeral,omitempty"`
+	Direct        *bool          `json:"direct,omitempty"`
+	Form          string         `json:"form,omitempty"`
+	SigningMethod *SigningMethod `json:"signing_method,omitempty"`
+	// OpenFields and OpenJSONFields are JSON pointers of envelopes in the answer.
+	OpenFields     []string `json:"open_fields,omitempty"`
+	OpenJSONFields []string `json:"open_json_fields,omitempty"`
+}
+
+// Answer is what a partner answered, whatever its status.
+type Answer struct {
+	Status  int               `json:"status"`
+	Headers map[string]string `json:"headers"`
+	// Content says what the body was: "sealed" or "fields" and opened, "plain",
+	// "empty", or "unopened": then Body is as it came, and Problem says why.
+	Content string `json:"content"`
+	// Body is the text of the body, BodyBase64 its bytes where it is none.
+	Body       string `json:"body,omitempty"`
+	BodyBase64 []byte `json:"body_base64,omitempty"`
+	KID        string `json:"kid,omitempty"`         // the version that opened it
+	Boundary   string `json:"boundary,omitempty"`    // how deep inside the hardware
+	PartnerKey string `json:"partner_key,omitempty"` // theirs that the request was sealed to
+	Retried    bool   `json:"retried,omitempty"`     // it was sent twice, the first time to an old key
+	RetryAfter int    `json:"retry_after,omitempty"` // seconds
+	// Problem is why it did not open, and Exchange what opens it if that passes.
+	Problem  *Problem  `json:"problem,omitempty"`
+	Exchange *Exchange `json:"exchange,omitempty"`
+}
+
+// Bytes is the body.
+func (a *Answer) Bytes() []byte {
+	if a.BodyBase64 != nil {
+		return a.BodyBase64
+	}
+	return []byte(a.Body)
+}
+
+// JWKS is a JWK set (RFC 7517 §5) of public keys.
+type JWKS struct {
+	Keys []JWK `json:"keys"`
+}
+
+// JWK is a public key of ours (RFC 7517 §4).
+type JWK struct {
+	Type  string `json:"kty"` // RSA or EC
+	Use   string `json:"use"` // enc or sig
+	Alg   string `json:"alg"`
+	KID   string `json:"kid"`
+	N     string `json:"n,omitempty"`
+	E     string `json:"e,omitempty"`
+	Curve string `json:"crv,omitempty"`
+	X     string `json:"x,omitempty"`
+	Y     string `json:"y,omitempty"`
+}
+
 // Exchange is a request whose reply opens with something that belongs to it
 // alone. It opens one reply.
 type Exchange struct {

@@ -19,7 +19,7 @@ import (
 const maxInput = 64 << 20
 
 func cryptCommands() []command {
-	return []command{
+	return []command{callCommand(),
 		{name: "encrypt", args: "PARTNER [FILE]", brief: "seal a request to a partner", setup: encryptSetup,
 			help: `
 Reads FILE or standard input, prints what to send: the compact JWE, or the JSON
@@ -85,10 +85,16 @@ type encryptFlags struct {
 }
 
 func newEncryptFlags(fs *flag.FlagSet) *encryptFlags {
+	f := newSealingFlags(fs)
+	f.url = fs.String("url", "", "the request's `PATH`")
+	f.method = fs.String("method", "", "the request's HTTP `METHOD` (default POST)")
+	f.refetch = fs.Bool("refetch", false, "the partner refused the last envelope: fetch its key afresh first")
+	return f
+}
+
+// newSealingFlags are those that call has too.
+func newSealingFlags(fs *flag.FlagSet) *encryptFlags {
 	return &encryptFlags{fs: fs,
-		url:           fs.String("url", "", "the request's `PATH`"),
-		method:        fs.String("method", "", "the request's HTTP `METHOD` (default POST)"),
-		refetch:       fs.Bool("refetch", false, "the partner refused the last envelope: fetch its key afresh first"),
 		direct:        fs.Bool("direct", false, "the reply comes under the content key of this request: begin an exchange"),
 		ephemeral:     fs.Bool("ephemeral", false, "send a public key that is made for the reply: begin an exchange"),
 		fields:        listFlag(fs, "field", "seal the value at this JSON `POINTER` by itself; may be repeated"),

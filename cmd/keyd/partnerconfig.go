@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,6 +34,9 @@ type partnerConfig struct {
 	// Forward names headers that a caller may set on them beside those the
 	// partner documents.
 	Forward []string `yaml:"forward"`
+	// AnswerHeaders names headers of the answers that reach the caller beside the
+	// usual ones and those that begin with X-.
+	AnswerHeaders []string `yaml:"answer_headers"`
 	// StaleStatus are the statuses that may mean that a request was sealed to an
 	// old key; empty is what is known of the partner.
 	StaleStatus []int `yaml:"stale_status"`
@@ -147,6 +151,14 @@ type keySourceConfig struct {
 	// Member and IDMember are where the key and its id stand in a JSON answer.
 	Member   string `yaml:"member"`
 	IDMember string `yaml:"id_member"`
+}
+
+func (c *partnerConfig) answerHeaders() []string {
+	var names []string
+	for _, name := range c.AnswerHeaders {
+		names = append(names, http.CanonicalHeaderKey(name))
+	}
+	return names
 }
 
 // partnerTypes are those that the config knows.

@@ -56,6 +56,22 @@ func (a adapter) Endpoint(method, path string) api.Endpoint {
 	return api.Endpoint{Direct: e.Direct != partner.DirectNever, Header: e.Header, Seal: e.Seal, PublicKey: e.PublicKey, Envelope: e.Envelope}
 }
 
+// Do sends a request.
+func (a adapter) Do(ctx context.Context, r api.Request) (*api.Response, error) {
+	res, err := a.remote.Do(ctx, partner.Request{Method: r.Method, Path: r.Path, Query: r.Query, Header: r.Header, Body: r.Body,
+		KID: r.KID, KeyID: r.KeyID, Authorization: r.Authorization})
+	switch {
+	case errors.Is(err, partner.ErrNotAllowed):
+		return nil, fmt.Errorf("%w: %w", api.ErrCallNotAllowed, err)
+	case errors.Is(err, partner.ErrRequest):
+		return nil, fmt.Errorf("%w: %w", api.ErrCallRequest, err)
+	case err != nil:
+		return nil, err
+	}
+	return &api.Response{Status: res.Status, Header: res.Header, Body: res.Body, Envelope: res.Envelope, Stale: res.Kind == partner.KindStale,
+		RetryAfter: int((res.RetryAfter + time.Second - 1) / time.Second)}, nil
+}
+
 // PublicKey writes a public key of ours, for partners that take one in a body.
 func (a adapter) PublicKey(public crypto.PublicKey, kid string) (json.RawMessage, error) {
 	w, ok := a.remote.(writer)
@@ -110,7 +126,7 @@ var issued = map[string]time.Duration{partner.IssuedSeconds: time.Second, partne
 func facts(name string, c partnerConfig, r remote) api.Partner {
 	p := r.Profile()
 	all := api.Partner{Name: name, Type: p.Type, Form: api.Form(p.Form), Seal: jwe.SealAlg(p.SealAlg), SealEnc: p.SealEnc, KID: api.KIDOf(p.KID),
-		URLInJOSE: p.URLHeader, JOSE: p.JOSE, IssuedIn: issued[p.IssuedAt], KeyInBody: p.OurKey == partner.OurKeyInBody, CallersKey: p.CallersKey, Pins: c.pinned(),
+		URLInJOSE: p.URLHeader, JOSE: p.JOSE, IssuedIn: issued[p.IssuedAt], KeyInBody: p.OurKey == partner.OurKeyInBody, CallersKey: p.CallersKey, Pins: c.pinned(), AnswerHeaders: c.answerHeaders(),
 		Algs: p.ReplyAlgs, Encs: p.ReplyEncs, Kidless: api.Kidless(c.Kidless), ForeignKID: c.ForeignKID == foreignIgnore,
 		Direct: p.Type == partner.TypeWise || p.Type == partner.TypeWiseCard && c.Replies != partner.RepliesClear || len(c.Direct) > 0, Remote: adapter{r}}
 	if e, ok := r.(enveloper); ok && p.Form == partner.FormVenly {

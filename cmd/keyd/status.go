@@ -159,6 +159,8 @@ func partnerCommands() []command {
 	return []command{
 		{name: "partners list", brief: "list the partners and their public keys", setup: asking((*client.Client).Partners, printPartners)},
 		{name: "partners show", args: "PARTNER", brief: "show a partner: its key, our active kid, the headers to send", setup: partnersShow},
+		{name: "partners jwks", args: "PARTNER", brief: "print our public keys that a partner may use now, as a JWK set", setup: partnersJWKS,
+			help: "For partners that fetch our keys: serve it where the partner looks, and renew it\nmore often than settle_for of the key. A new key is in it before it is used."},
 		{name: "partners refresh", args: "PARTNER", brief: "fetch the partner's public key afresh", setup: partnersRefresh,
 			help: "keyd stores a partner's key and fetches it again only when told to, or when a\ncaller says that an envelope was refused."},
 	}

@@ -177,6 +177,9 @@ func (p *problems) roles(c *config) {
 			p.add(path+".partner", "no partner %q is configured", client.Partner)
 		}
 		p.who(path, client.whoConfig)
+		for _, grant := range client.May {
+			p.oneOf(path+".may", grant, slices.Sorted(maps.Keys(grants))...)
+		}
 	}
 }
 

@@ -231,6 +231,16 @@ func (s socketConfig) socket() (api.Socket, error) {
 	return api.Socket{Path: s.Path, Mode: fs.FileMode(mode), GID: gid}, nil
 }
 
+// grants are what a client may be allowed.
+var grants = map[string]api.Role{"crypt": api.RoleClient, "call": api.RoleCaller}
+
+func (c clientConfig) grants() []string {
+	if len(c.May) == 0 {
+		return []string{"crypt"}
+	}
+	return c.May
+}
+
 // rules turns the names of the config into numbers.
 func (c rolesConfig) rules() ([]api.Rule, error) {
 	var rules []api.Rule
@@ -250,7 +260,9 @@ func (c rolesConfig) rules() ([]api.Rule, error) {
 	add(api.RoleOperator, "", c.Operator)
 	add(api.RoleAuditor, "", c.Auditor)
 	for _, client := range c.Clients {
-		add(api.RoleClient, client.Partner, client.whoConfig)
+		for _, grant := range client.grants() {
+			add(grants[grant], client.Partner, client.whoConfig)
+		}
 	}
 	return rules, errors.Join(problems...)
 }

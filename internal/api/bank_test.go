@@ -96,17 +96,9 @@ func (r *rig) onCurve(states ...registry.State) registry.Version {
 		return nil
 	})
 	check(r.t, err)
-	_, err = r.reg.Move([]registry.Move{{KID: kid, To: registry.Announced}}, "test", "test", 1, now)
-	check(r.t, err)
+	r.move(kid, registry.Announced, now)
 	for _, to := range states {
-		moves := []registry.Move{{KID: kid, To: to}}
-		for _, v := range r.reg.Versions("bank-response") {
-			if v.State == registry.Active && to == registry.Active {
-				moves = append(moves, registry.Move{KID: v.KID, To: registry.Draining, DrainUntil: now.Add(time.Hour)})
-			}
-		}
-		_, err := r.reg.Move(moves, "test", "test", 1, now)
-		check(r.t, err)
+		r.move(kid, to, now)
 	}
 	return r.now(kid)
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os/user"
@@ -19,6 +18,8 @@ type Role string
 const (
 	// RoleClient seals and opens for a partner.
 	RoleClient Role = "client"
+	// RoleCaller has keyd send requests to a partner.
+	RoleCaller Role = "caller"
 	// RoleOperator administers, and reads what an auditor reads.
 	RoleOperator Role = "operator"
 	// RoleAuditor reads.
@@ -32,16 +33,16 @@ const AnyPartner = "*"
 // own (the effective gid), or if the group database says so of its user.
 type Rule struct {
 	Role    Role
-	Partner string // of a client: the partner's name, or AnyPartner
+	Partner string // of a client or caller: the partner's name, or AnyPartner
 	UIDs    []int
 	GIDs    []int
 }
 
 func (r Rule) check() error {
 	switch r.Role {
-	case RoleClient:
+	case RoleClient, RoleCaller:
 		if r.Partner == "" {
-			return errors.New("api: a rule for clients names no partner")
+			return fmt.Errorf("api: a rule for the role %s names no partner", r.Role)
 		}
 	case RoleOperator, RoleAuditor:
 		if r.Partner != "" {
@@ -178,5 +179,6 @@ func (c *callers) role(actor audit.Actor, roles []Role, partner string) (Role, b
 
 // covers reports whether the rule gives the role, and for the partner.
 func (r *Rule) covers(role Role, partner string) bool {
-	return r.Role == role && (role != RoleClient || r.Partner == AnyPartner || r.Partner == partner)
+	ofAll := role != RoleClient && role != RoleCaller
+	return r.Role == role && (ofAll || r.Partner == AnyPartner || r.Partner == partner)
 }

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-
-	"keyd/client"
 )
 
 // exchangeHeader names the exchange that a sealed request began.
@@ -41,13 +39,17 @@ func (s *Server) decrypt(x *visit) error {
 // plaintext answers with what an envelope held, and wipes it.
 func (x *visit) plaintext(opened *Opened) error {
 	defer clear(opened.Plaintext)
-	h := x.w.Header()
-	if opened.KID != "" {
-		h.Set("Keyd-Kid", opened.KID)
-	}
-	h.Set("Keyd-Boundary", string(opened.Level))
+	x.opened(opened.KID, string(opened.Level))
 	x.respondSecret("application/octet-stream", opened.Plaintext)
 	return nil
+}
+
+// opened says which version opened an envelope, and how deep inside the hardware.
+func (x *visit) opened(kid, boundary string) {
+	if kid != "" {
+		x.w.Header().Set("Keyd-Kid", kid)
+	}
+	x.w.Header().Set("Keyd-Boundary", boundary)
 }
 
 // encrypt seals a request to a partner.
@@ -60,16 +62,17 @@ func (s *Server) encrypt(x *visit) error {
 	if err != nil {
 		return err
 	}
-	var sealed *client.Sealed
+	var l *sealer
 	w, err := x.readSealing(s, p)
 	if err == nil {
 		ctx := withAuthorization(x.r.Context(), x.r.Header.Get("Authorization"))
-		sealed, err = s.seal(ctx, x.actor, p, w)
+		l, err = s.seal(ctx, x.actor, p, w)
 	}
 	s.cfg.Meters.sealed(p.Name, err)
 	if err != nil {
 		return err
 	}
+	sealed := l.out
 	if strings.Contains(x.r.Header.Get("Accept"), "application/json") {
 		return x.json(sealed)
 	}

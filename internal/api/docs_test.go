@@ -82,6 +82,8 @@ func TestTheOpenAPIFileIsTheRouteTable(t *testing.T) {
 		switch {
 		case strings.HasSuffix(at, "/decrypt"):
 			l.MaxBody = "limits.envelope"
+		case strings.HasSuffix(at, "/call"):
+			l.MaxBody = "2 x limits.plaintext + 65536"
 		case strings.HasSuffix(at, "/encrypt"):
 			l.MaxBody = "limits.plaintext"
 		case route.MaxBody > 0:

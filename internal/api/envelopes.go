@@ -54,7 +54,7 @@ func (l *sealer) own() error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errBadRequest, err)
 	}
-	l.out.Headers[name] = value
+	l.out.Headers[name], l.header = value, name
 	return nil
 }
 

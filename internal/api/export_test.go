@@ -42,3 +42,6 @@ func CodeOf(err error) string { return kindOf(err).code }
 
 // Remembered is what asks the user database.
 func Remembered(ask func(uid int) string) func(uid int) string { return newRemembered(ask).of }
+
+// SetRemote changes how a partner is spoken to.
+func (o *Opener) SetRemote(partner string, r Remote) { o.partners[partner].Remote = r }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"unicode/utf8"
 
 	"keyd/internal/audit"
@@ -71,83 +70,86 @@ type opening struct {
 // decryptFields opens values of a JSON body, each an envelope of its own, and
 // puts what was sealed in their places: all of them or none.
 func (s *Server) decryptFields(x *visit, p *Partner) error {
-	doc, openings, err := x.readOpenings()
+	at, err := x.readOpenings()
 	if err != nil {
 		return err
 	}
-	var opened []*Opened
-	if x.query.Has("exchange") {
-		opened, err = s.cfg.Opener.OpenReply(x.r.Context(), x.actor, p.Name, x.query.Get("exchange"), compacts(openings)...)
-	} else {
-		opened, err = s.openEach(x.r.Context(), x.actor, p.Name, openings)
+	doc, err := field.Parse(x.body)
+	if err != nil {
+		return err
 	}
+	openings, err := envelopesIn(doc, at)
+	if err != nil {
+		return err
+	}
+	id := x.query.Get("exchange")
+	if x.query.Has("exchange") && id == "" {
+		return exchange.ErrUnknown
+	}
+	opened, err := s.openFields(x.r.Context(), x.actor, p.Name, id, openings)
 	defer wipe(opened)
 	if err != nil {
 		return err
 	}
-	edits := make([]field.Edit, 0, len(openings))
-	for i, o := range openings {
-		value, err := o.put(opened[i].Plaintext)
-		if err != nil {
-			return err
-		}
-		defer clear(value)
-		edits = append(edits, field.Edit{At: o.at, JSON: value})
-	}
-	body, err := doc.Apply(edits)
+	body, err := putBack(doc, openings, opened)
+	defer clear(body)
 	if err != nil {
 		return err
 	}
-	defer clear(body)
-	sayOpened(x.w.Header(), opened)
+	kid, level := leastOf(opened)
+	x.opened(kid, level)
 	x.respondSecret("application/json", body)
 	return nil
 }
 
-func (x *visit) readOpenings() (*field.Document, []opening, error) {
+// readOpenings reads which values of the body are envelopes.
+func (x *visit) readOpenings() ([]opening, error) {
 	if len(x.query["field"])+len(x.query["field_json"]) > mostFields {
-		return nil, nil, fmt.Errorf("%w: more than %d fields", errBadRequest, mostFields)
+		return nil, fmt.Errorf("%w: more than %d fields", errBadRequest, mostFields)
 	}
-	doc, err := field.Parse(x.body)
-	if err != nil {
-		return nil, nil, err
-	}
-	var openings []opening
+	var at []opening
 	for _, name := range []string{"field", "field_json"} {
 		pointers, err := x.pointers(name)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		for _, p := range pointers {
-			value, err := doc.Value(p)
-			if err != nil {
-				return nil, nil, err
-			}
-			if value[0] != '"' {
-				return nil, nil, fmt.Errorf("%w: %q is not a string, so no envelope", errBadRequest, p.String())
-			}
-			compact, err := field.Text(value)
-			if err != nil {
-				return nil, nil, fmt.Errorf("%q: %w", p.String(), err)
-			}
-			openings = append(openings, opening{p, name == "field_json", compact})
+			at = append(at, opening{at: p, json: name == "field_json"})
 		}
 	}
-	return doc, openings, nil
+	return at, nil
 }
 
-func compacts(openings []opening) [][]byte {
-	all := make([][]byte, 0, len(openings))
-	for _, o := range openings {
-		all = append(all, o.compact)
+// envelopesIn reads the envelopes where they are said to be.
+func envelopesIn(doc *field.Document, at []opening) ([]opening, error) {
+	openings := make([]opening, 0, len(at))
+	for _, o := range at {
+		value, err := doc.Value(o.at)
+		if err != nil {
+			return nil, err
+		}
+		if value[0] != '"' {
+			return nil, fmt.Errorf("%w: %q is not a string, so no envelope", errBadRequest, o.at.String())
+		}
+		if o.compact, err = field.Text(value); err != nil {
+			return nil, fmt.Errorf("%q: %w", o.at.String(), err)
+		}
+		openings = append(openings, o)
 	}
-	return all
+	return openings, nil
 }
 
-// openEach opens envelopes one after the other. The caller wipes what is
-// returned, with an error too.
-func (s *Server) openEach(ctx context.Context, actor audit.Actor, partner string, openings []opening) ([]*Opened, error) {
+// openFields opens envelopes, one after the other, or together as the reply of an
+// exchange. The caller wipes what is returned, with an error too.
+func (s *Server) openFields(ctx context.Context, actor audit.Actor, partner, id string, openings []opening) ([]*Opened, error) {
 	all := make([]*Opened, 0, len(openings))
+	if id != "" {
+		compacts := make([][]byte, 0, len(openings))
+		for _, o := range openings {
+			compacts = append(compacts, o.compact)
+		}
+		return s.cfg.Opener.OpenReply(ctx, actor, partner, id, compacts...)
+	}
 	for _, o := range openings {
 		opened, err := s.cfg.Opener.Open(ctx, actor, partner, o.compact)
 		if err != nil {
@@ -156,6 +158,20 @@ func (s *Server) openEach(ctx context.Context, actor audit.Actor, partner string
 		all = append(all, opened)
 	}
 	return all, nil
+}
+
+// putBack is the document with what was sealed in the places of the envelopes.
+func putBack(doc *field.Document, openings []opening, opened []*Opened) ([]byte, error) {
+	edits := make([]field.Edit, 0, len(openings))
+	for i, o := range openings {
+		value, err := o.put(opened[i].Plaintext)
+		if err != nil {
+			return nil, err
+		}
+		defer clear(value)
+		edits = append(edits, field.Edit{At: o.at, JSON: value})
+	}
+	return doc.Apply(edits)
 }
 
 // put is what was sealed, as JSON.
@@ -172,9 +188,9 @@ func (o opening) put(plaintext []byte) ([]byte, error) {
 	return append([]byte(nil), plaintext...), nil
 }
 
-// sayOpened says which version opened it, if it was one alone, and the least of
+// leastOf is the version that opened all of them, if it was one, and the least of
 // the boundaries.
-func sayOpened(h http.Header, opened []*Opened) {
+func leastOf(opened []*Opened) (kid, boundary string) {
 	kid, level := opened[0].KID, opened[0].Level
 	for _, o := range opened[1:] {
 		if o.KID != kid {
@@ -184,8 +200,5 @@ func sayOpened(h http.Header, opened []*Opened) {
 			level = o.Level
 		}
 	}
-	if kid != "" {
-		h.Set("Keyd-Kid", kid)
-	}
-	h.Set("Keyd-Boundary", string(level))
+	return kid, string(level)
 }

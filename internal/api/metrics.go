@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"strconv"
@@ -28,6 +29,7 @@ type Metrics struct {
 	openSeconds  *prometheus.HistogramVec
 	seals        *prometheus.CounterVec
 	exchanges    *prometheus.CounterVec
+	calls        *prometheus.CounterVec
 	partnerKeys  *prometheus.CounterVec
 	partnerCalls *prometheus.CounterVec
 	partnerTime  *prometheus.HistogramVec
@@ -48,6 +50,7 @@ func NewMetrics() *Metrics {
 		opens:        counter("keyd_opens_total", "Envelopes that were to be opened, by what came of it.", "partner", "key", "result", "cause"),
 		openSeconds:  histogram("keyd_open_seconds", "Time of openings that succeeded: in the token, and in keyd (waiting for a session and for the audit log included).", "in"),
 		seals:        counter("keyd_seal_total", "Requests that were to be sealed.", "partner", "result"),
+		calls:        counter("keyd_calls_total", "Requests sent to partners for callers, by what the answer held; none is no answer.", "partner", "content", "result"),
 		exchanges:    counter("keyd_exchanges_total", "Exchanges, by what became of them: begun or refused, and then answered, expired, spent, lost, dropped or stopped.", "partner", "kind", "result"),
 		partnerKeys:  counter("keyd_partner_key_changes_total", "Times that a partner showed another public key than before: taken, or refused because it is not pinned.", "partner", "result"),
 		partnerCalls: counter("keyd_partner_calls_total", "Calls to partners, by HTTP status; code none is no answer.", "partner", "op", "code"),
@@ -55,7 +58,7 @@ func NewMetrics() *Metrics {
 		tokenCalls:   counter("keyd_backend_calls_total", "Operations in a key backend.", "backend", "op", "result"),
 		tokenTime:    histogram("keyd_backend_call_seconds", "Time of operations in a key backend: waiting for a session, and in the token.", "backend", "op", "in"),
 	}
-	m.registry.MustRegister(m.opens, m.openSeconds, m.seals, m.exchanges, m.partnerKeys, m.partnerCalls, m.partnerTime, m.tokenCalls, m.tokenTime,
+	m.registry.MustRegister(m.opens, m.openSeconds, m.seals, m.calls, m.exchanges, m.partnerKeys, m.partnerCalls, m.partnerTime, m.tokenCalls, m.tokenTime,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
@@ -100,6 +103,10 @@ func (m *Metrics) sealed(partner string, err error) {
 
 func (m *Metrics) exchanged(partner, kind, result string) {
 	m.exchanges.WithLabelValues(partner, kind, result).Inc()
+}
+
+func (m *Metrics) called(partner, content string, err error) {
+	m.calls.WithLabelValues(partner, cmp.Or(content, "none"), resultOf(err)).Inc()
 }
 
 func resultOf(err error) string {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,9 @@ type Partner struct {
 	KeyInBody bool
 	// Pins are the fingerprints of the keys that are sealed to; none is any.
 	Pins []string
+	// AnswerHeaders are headers of its answers that callers may see, beside the
+	// usual ones, in canonical form.
+	AnswerHeaders []string
 	// CallersKey: the partner shows its key to a caller's own token only.
 	CallersKey bool
 
@@ -91,7 +95,17 @@ type Remote interface {
 	// PublicKey writes a public key of ours as JSON, as the partner wants it in a
 	// body, with KeyInBody. kid is "" for one that was made for a reply.
 	PublicKey(public crypto.PublicKey, kid string) (json.RawMessage, error)
+	// Do sends a request, if the config allows it. An error is that it was not
+	// sent (ErrCallNotAllowed, ErrCallRequest) or not answered.
+	Do(ctx context.Context, r Request) (*Response, error)
 }
+
+var (
+	// ErrCallNotAllowed: the config does not allow the call. Nothing was sent.
+	ErrCallNotAllowed = errors.New("the call is not allowed by the config")
+	// ErrCallRequest: the request cannot be sent as it is. Nothing was sent.
+	ErrCallRequest = errors.New("not a request that can be sent")
+)
 
 // Endpoint is what is special about an endpoint of a partner.
 type Endpoint struct {

@@ -25,13 +25,14 @@ type partner struct {
 	private *rsa.PrivateKey
 	fetched int
 	err     error
+	id      string
 }
 
 func newPartner(t testing.TB) *partner {
 	t.Helper()
 	key, err := theirs()
 	check(t, err)
-	return &partner{private: key}
+	return &partner{private: key, id: "their-key"}
 }
 
 // theirs is the partner's own key.
@@ -48,7 +49,7 @@ func (p *partner) FetchKey(context.Context) (string, int, string, crypto.PublicK
 	if p.err != nil {
 		return "", 0, "", nil, p.err
 	}
-	return "their-key", 7, boundary.RSAOAEP256, &p.private.PublicKey, nil
+	return p.id, 7, boundary.RSAOAEP256, &p.private.PublicKey, nil
 }
 
 func (p *partner) fails(err error) {
@@ -97,6 +98,11 @@ func (remote) Endpoint(_, path string) api.Endpoint {
 		return api.Endpoint{Direct: true, Header: http.Header{"Content-Encoding": {"identity"}}}
 	}
 	return api.Endpoint{}
+}
+
+// Do answers with what it got.
+func (remote) Do(_ context.Context, r api.Request) (*api.Response, error) {
+	return &api.Response{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: r.Body}, nil
 }
 
 // lines is a log to look at.

@@ -98,6 +98,8 @@ var kinds = []kind{
 	{err: ErrAudit, status: 503, code: "audit_unavailable", title: "The audit log cannot be written", hint: "see whether its disk is full; keyd must then be restarted", retry: 30 * time.Second},
 	{err: rotation.ErrAudit, status: 503, code: "audit_unavailable", title: "The audit log cannot be written", hint: "see whether its disk is full; keyd must then be restarted", detail: true, retry: 30 * time.Second},
 
+	{err: ErrCallNotAllowed, status: 403, code: "call_not_allowed", title: "The call is not allowed by the config", hint: "allow of the partner in the config says which methods and paths, and forward which headers", detail: true},
+	{err: ErrCallRequest, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
 	{err: rotation.ErrNotPinned, status: 409, code: "partner_key_not_pinned", title: "The partner's public key is not one that is pinned", hint: "nothing is sealed to it; ask the partner, by another way than its API, and add the fingerprint to pin in the config if it is right", detail: true},
 	{err: errPartner, status: 502, code: "partner_error", title: "Asking the partner did not work", hint: "keyd partners refresh tries it again", detail: true},
 

@@ -66,7 +66,7 @@ type rig struct {
 // everybody has every role: the test's own user.
 func everybody() []api.Rule {
 	me := []int{os.Getuid()}
-	return []api.Rule{{Role: api.RoleClient, Partner: api.AnyPartner, UIDs: me}, {Role: api.RoleOperator, UIDs: me}, {Role: api.RoleAuditor, UIDs: me}}
+	return []api.Rule{{Role: api.RoleClient, Partner: api.AnyPartner, UIDs: me}, {Role: api.RoleCaller, Partner: api.AnyPartner, UIDs: me}, {Role: api.RoleOperator, UIDs: me}, {Role: api.RoleAuditor, UIDs: me}}
 }
 
 // newRig starts a daemon with one active version.

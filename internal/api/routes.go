@@ -33,6 +33,8 @@ func (r *route) opens() bool { return r.action == "decrypt" }
 
 var (
 	forClients   = []Role{RoleClient}
+	forCallers   = []Role{RoleCaller}
+	forEither    = []Role{RoleClient, RoleCaller}
 	forOperators = []Role{RoleOperator}
 	forReaders   = []Role{RoleOperator, RoleAuditor}
 )
@@ -45,6 +47,10 @@ const (
 	lengthy     = 10 * time.Minute // reads everything there is
 )
 
+// callBody is how large the document of a call may be, so that a plaintext fits
+// in it whichever way it is written.
+func callBody(plaintext int64) int64 { return 2*plaintext + 64<<10 }
+
 // routes is the table of everything that can be asked. docs/openapi.yaml and
 // docs/api.md are held against it.
 func (s *Server) routes() []route {
@@ -53,7 +59,9 @@ func (s *Server) routes() []route {
 	return []route{
 		{"POST", "/v1/partners/{partner}/decrypt", clientSocket, forClients, "decrypt", []string{"exchange", "field", "field_json"}, envelope, quick, (*Server).decrypt},
 		{"POST", "/v1/partners/{partner}/encrypt", clientSocket, forClients, "encrypt", []string{"url", "method", "refetch", "direct", "ephemeral", "field", "public_key_at", "form"}, plaintext, slow, (*Server).encrypt},
-		{"GET", "/v1/partners/{partner}", clientSocket, forClients, "partner.show", nil, 0, quick, (*Server).showPartner},
+		{"POST", "/v1/partners/{partner}/call", clientSocket, forCallers, "call", nil, callBody(plaintext), lengthy, (*Server).call},
+		{"GET", "/v1/partners/{partner}/jwks", clientSocket, forEither, "partner.jwks", nil, 0, quick, (*Server).jwks},
+		{"GET", "/v1/partners/{partner}", clientSocket, forEither, "partner.show", nil, 0, quick, (*Server).showPartner},
 
 		{"GET", "/v1/status", adminSocket, forReaders, "status", nil, 0, quick, (*Server).status},
 		{"GET", "/v1/doctor", adminSocket, forReaders, "doctor", nil, 0, lengthy, (*Server).doctor},
@@ -74,6 +82,7 @@ func (s *Server) routes() []route {
 		{"POST", "/v1/versions/{kid}/rescue", adminSocket, forOperators, "key.rescue", changes, jsonBody, slow, (*Server).rescueVersion},
 
 		{"GET", "/v1/partners", adminSocket, forReaders, "partner.list", nil, 0, quick, (*Server).listPartners},
+		{"GET", "/v1/partners/{partner}/jwks", adminSocket, forReaders, "partner.jwks", nil, 0, quick, (*Server).jwks},
 		{"GET", "/v1/partners/{partner}", adminSocket, forReaders, "partner.show", nil, 0, quick, (*Server).showPartner},
 		{"POST", "/v1/partners/{partner}/refresh", adminSocket, forOperators, "partner.fetch-key", changes, 0, slow, (*Server).refreshPartner},
 

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdh"
@@ -48,18 +49,16 @@ type sealer struct {
 	theirs registry.PartnerKey
 	public crypto.PublicKey // theirs
 	out    *client.Sealed
+	header string // that all of it is in, with FormOwn and InHeader
 }
 
 // seal seals a request to a partner.
-func (s *Server) seal(ctx context.Context, actor audit.Actor, p *Partner, want sealing) (*client.Sealed, error) {
+func (s *Server) seal(ctx context.Context, actor audit.Actor, p *Partner, want sealing) (*sealer, error) {
 	l := &sealer{Server: s, ctx: ctx, actor: actor, p: p, want: want}
 	if err := l.keys(); err != nil {
 		return nil, err
 	}
-	l.out = &client.Sealed{Headers: plain(p.headers(l.ours.KID, l.theirs.ID, want.verb, want.path)), KID: l.ours.KID, KeyID: l.theirs.ID}
-	if l.out.KeyID == "" {
-		l.out.KeyID = l.theirs.Fingerprint
-	}
+	l.out = &client.Sealed{Headers: plain(p.headers(l.ours.KID, l.theirs.ID, want.verb, want.path)), KID: l.ours.KID, KeyID: nameOf(l.theirs)}
 	form := map[Form]func() error{FormBody: l.whole, FormMember: l.whole, FormFields: l.values, FormOwn: l.own}[p.Form]
 	if err := form(); err != nil {
 		if l.out.Exchange != nil { // nobody will ask for its reply
@@ -67,8 +66,11 @@ func (s *Server) seal(ctx context.Context, actor audit.Actor, p *Partner, want s
 		}
 		return nil, err
 	}
-	return l.out, nil
+	return l, nil
 }
+
+// nameOf is what a partner's key goes by.
+func nameOf(pk registry.PartnerKey) string { return cmp.Or(pk.ID, pk.Fingerprint) }
 
 // keys looks up ours and theirs.
 func (l *sealer) keys() (err error) {
