@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -51,7 +52,9 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"eventually": eventually,
 			"serving":    serving,
-			"config":     writeConfig,
+			"config":     writeConfig("../../demo/keyd.yaml"),
+			"partners":   writeConfig("../../demo/partners.yaml"),
+			"usertoken":  userToken,
 			"capture":    capture,
 		},
 		RequireExplicitExec: true,
@@ -90,27 +93,47 @@ func setupScript(env *testscript.Env) error {
 	return os.Mkdir(filepath.Join(env.WorkDir, "state"), 0o700)
 }
 
-// writeConfig writes the standard config to FILE, with lines replaced:
-// config FILE [OLD=>NEW]...
-func writeConfig(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) == 0 {
-		ts.Fatalf("usage: config FILE [OLD=>NEW]...")
+// writeConfig writes a standard config to FILE, with lines replaced:
+// config FILE [OLD=>NEW]..., and partners likewise.
+func writeConfig(from string) func(ts *testscript.TestScript, neg bool, args []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if neg || len(args) == 0 {
+			ts.Fatalf("usage: config FILE [OLD=>NEW]...")
+		}
+		edited(ts, from, args[0], args[1:])
 	}
-	raw, err := os.ReadFile("../../demo/keyd.yaml")
+}
+
+func edited(ts *testscript.TestScript, from, to string, edits []string) {
+	raw, err := os.ReadFile(from)
 	ts.Check(err)
 	text := string(raw)
 	if addr, err := os.ReadFile(ts.MkAbs("sim.addr")); err == nil {
 		text = strings.ReplaceAll(text, "@SIM@", strings.TrimSpace(string(addr)))
 	}
 	text = strings.NewReplacer("@SIM@", "http://127.0.0.1:1", "@D@", ts.Getenv("WORK"), "@UID@", ts.Getenv("UID")).Replace(text)
-	for _, edit := range args[1:] {
-		from, to, ok := strings.Cut(edit, "=>")
-		if !ok || !strings.Contains(text, from) {
+	for _, edit := range edits {
+		old, now, ok := strings.Cut(edit, "=>")
+		if !ok || !strings.Contains(text, old) {
 			ts.Fatalf("config: nothing to replace for %q in\n%s", edit, text)
 		}
-		text = strings.ReplaceAll(text, from, strings.ReplaceAll(to, `\n`, "\n"))
+		text = strings.ReplaceAll(text, old, strings.ReplaceAll(now, `\n`, "\n"))
 	}
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(to), []byte(text), 0o600))
+}
+
+// userToken puts a user's token at a partner of the simulator's into a file that
+// nobody else reads: usertoken PARTNER FILE.
+func userToken(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: usertoken PARTNER FILE")
+	}
+	ts.Check(ts.Exec("curl", "-fsS", "-X", "POST", strings.TrimSpace(ts.ReadFile("sim.addr"))+"/sim/user-token/"+args[0]))
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &answer))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(answer.Token), 0o600))
 }
 
 // eventually runs a command until it succeeds: eventually SECONDS COMMAND...
