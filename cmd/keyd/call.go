@@ -113,7 +113,7 @@ func printAnswer(t terminal, a *client.Answer, asJSON, verbose bool) error {
 			fmt.Fprintf(t.err, ", kid %s", a.KID)
 		}
 		if a.Retried {
-			fmt.Fprint(t.err, ", sent twice")
+			fmt.Fprintf(t.err, ", sent twice")
 		}
 		fmt.Fprintln(t.err)
 	}
