@@ -138,6 +138,10 @@ func TestWorkerThatIsStoppedIsReplaced(t *testing.T) {
 	g := generated(t, token)
 	pids := workerPIDs(t)
 	must(t, syscall.Kill(pids[0], syscall.SIGSTOP))
+	eventually(t, "the process to be stopped", func() bool {
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pids[0]))
+		return err == nil && strings.Contains(string(raw), ") T ")
+	})
 	t.Logf("serving again after %s", backWithin(t, token, g))
 	if now := workerPIDs(t); len(now) != 1 || now[0] == pids[0] {
 		t.Errorf("the workers are %v, before it was %v", now, pids)
