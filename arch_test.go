@@ -31,7 +31,7 @@ var ours = map[string][]string{
 	"keyd/internal/api": {"keyd/client", "keyd/internal/exchange", "keyd/internal/field", "keyd/internal/evidence", "keyd/internal/rotation", "keyd/internal/registry",
 		"keyd/internal/jwe", "keyd/internal/audit", "keyd/internal/boundary"},
 	"keyd/cmd/kmssim":                 {"keyd/internal/kms/kmstest"},
-	"keyd/cmd/partnersim":             {"keyd/internal/partner/partnersim"},
+	"keyd/cmd/partnersim":             {"keyd/internal/jwe", "keyd/internal/partner", "keyd/internal/partner/partnersim"},
 	"keyd/softhsm/softhsmtest":        nil,
 	"keyd/internal/kms":               {"keyd/internal/boundary"},
 	"keyd/internal/kms/kmstest":       nil,
@@ -47,7 +47,7 @@ var theirs = map[string][]string{
 	"go.etcd.io/bbolt":                    {"keyd/internal/registry"},
 	"github.com/miekg/pkcs11":             {"keyd/internal/hsm", "keyd/internal/hsm/baretoken"},
 	"github.com/aws/":                     {"keyd/internal/kms"},
-	"github.com/go-jose/go-jose":          {"keyd/internal/partner/partnersim"},
+	"github.com/go-jose/go-jose":          {"keyd/internal/jwe", "keyd/internal/partner", "keyd/internal/partner/partnersim"},
 	"github.com/robfig/cron":              {"keyd/internal/rotation"},
 	"github.com/prometheus/client_golang": {"keyd/internal/api"},
 }

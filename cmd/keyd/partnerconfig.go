@@ -167,7 +167,7 @@ var partnerTypes = []string{partner.TypeWise, partner.TypeWiseCard, partner.Type
 // uses are the algorithms of the keys that a partner can have; nil if its config
 // does not work at all.
 func (c partnerConfig) uses(name string) []string {
-	r, err := newRemote(name, c, dealings{log: slog.New(slog.DiscardHandler), sign: noSignature})
+	r, err := newRemote(name, c, dealings{log: slog.New(slog.DiscardHandler), signer: noSigner})
 	if err != nil {
 		return nil
 	}

@@ -87,7 +87,7 @@ func (p *problems) partner(path, name string, c partnerConfig) {
 	_, err = c.pins()
 	p.check(path+".pin", err)
 	if len(*p) == before {
-		_, err := newRemote(name, c, dealings{log: slog.New(slog.DiscardHandler), sign: noSignature})
+		_, err := newRemote(name, c, dealings{log: slog.New(slog.DiscardHandler), signer: noSigner})
 		p.check(path, err)
 	}
 }
@@ -118,11 +118,11 @@ func (c *partnerConfig) pinned() []string {
 type dealings struct {
 	log     *slog.Logger
 	observe func(op string, status int, d time.Duration, err error)
-	sign    func(ctx context.Context, input func(kid string) []byte) ([]byte, error)
+	signer  partner.Signer
 }
 
-func noSignature(context.Context, func(string) []byte) ([]byte, error) {
-	return nil, errors.New("the config is only being checked")
+func noSigner(context.Context) (string, func([]byte) ([]byte, error), error) {
+	return "", nil, errors.New("the config is only being checked")
 }
 
 // newRemote makes the client of one partner.
@@ -146,12 +146,12 @@ func newRemote(name string, c partnerConfig, d dealings) (remote, error) {
 	case partner.TypeWiseCard:
 		return some(partner.NewWiseCard(partner.WiseCardConfig{Connection: link, Replies: c.Replies, KeyVersion: c.KeyVersion}))
 	case partner.TypeJackHenry:
-		sign := d.sign
+		signer := d.signer
 		if c.Authorization == partner.AuthCaller {
-			sign = nil
+			signer = nil
 		}
 		return some(partner.NewJackHenry(partner.JackHenryConfig{Connection: link, Prefix: c.Prefix, KeyPath: c.KeyPath, Authorization: c.Authorization,
-			ClientID: c.ClientID, Sign: sign, TokenURL: c.TokenURL, Audience: c.Audience, Scopes: c.Scopes, KeyForm: c.KeyForm, Fields: c.fields(), ReplyEncs: c.Encs}))
+			ClientID: c.ClientID, Signer: signer, TokenURL: c.TokenURL, Audience: c.Audience, Scopes: c.Scopes, KeyForm: c.KeyForm, Fields: c.fields(), ReplyEncs: c.Encs}))
 	case partner.TypePowens:
 		return some(partner.NewPowens(partner.PowensConfig{Connection: link, Authorization: c.Authorization, KeyAuthorization: c.KeyAuthorization,
 			ClientID: c.ClientID, ClientSecret: secret, Scopes: c.Scopes, KeyID: c.KeyID, StaleCodes: c.StaleCodes, Fields: c.fields()}))

@@ -8,6 +8,7 @@ import (
 
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
+	"keyd/internal/partner"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
 )
@@ -18,22 +19,27 @@ var errNoSigner = errors.New("there is no active version of a key with algorithm
 
 // signer signs the assertions with which keyd makes itself known to a partner,
 // in the backend, under the active version of the key that is made for it.
-func (d *keyd) signer(partner string) func(context.Context, func(kid string) []byte) ([]byte, error) {
-	return func(ctx context.Context, input func(kid string) []byte) ([]byte, error) {
-		v, err := d.signs(partner)
+func (d *keyd) signer(name string) partner.Signer {
+	return func(ctx context.Context) (string, func([]byte) ([]byte, error), error) {
+		v, err := d.signs(name)
 		if err != nil {
-			return nil, fmt.Errorf("partner %s: %w", partner, err)
+			return "", nil, fmt.Errorf("partner %s: %w", name, err)
 		}
-		signature, err := d.sign(ctx, v, input(v.KID))
-		e := audit.Entry{Phase: audit.PhaseEvent, Action: "sign", Actor: audit.System, Partner: partner, Key: v.Key, KID: v.KID, Result: audit.ResultOK}
-		if err != nil {
-			e.Result = audit.ResultFailed
-		}
-		if failed := d.audit.Record(context.WithoutCancel(ctx), e); failed != nil {
-			return nil, fmt.Errorf("recording a signature: %w", failed)
-		}
-		return signature, err
+		return v.KID, func(input []byte) ([]byte, error) { return d.signed(ctx, name, v, input) }, nil
 	}
+}
+
+// signed signs and records that it did.
+func (d *keyd) signed(ctx context.Context, partner string, v registry.Version, input []byte) ([]byte, error) {
+	signature, err := d.sign(ctx, v, input)
+	e := audit.Entry{Phase: audit.PhaseEvent, Action: "sign", Actor: audit.System, Partner: partner, Key: v.Key, KID: v.KID, Result: audit.ResultOK}
+	if err != nil {
+		e.Result = audit.ResultFailed
+	}
+	if failed := d.audit.Record(context.WithoutCancel(ctx), e); failed != nil {
+		return nil, fmt.Errorf("recording a signature: %w", failed)
+	}
+	return signature, err
 }
 
 // signs finds the version to sign with.

@@ -1,15 +1,11 @@
 package api
 
 import (
-	"crypto/ecdh"
-	"crypto/rsa"
-	"encoding/base64"
 	"fmt"
-	"math/big"
 	"net/http"
 
-	"keyd/client"
 	"keyd/internal/boundary"
+	"keyd/internal/jwe"
 	"keyd/internal/registry"
 )
 
@@ -22,7 +18,7 @@ func (s *Server) jwks(x *visit) error {
 	if err != nil {
 		return err
 	}
-	set := client.JWKS{Keys: []client.JWK{}}
+	var keys []jwe.PublicKey
 	for _, key := range s.cfg.Registry.Keys() {
 		if key.Partner != p.Name {
 			continue
@@ -31,14 +27,22 @@ func (s *Server) jwks(x *visit) error {
 			if !published(v) {
 				continue
 			}
-			jwk, err := jwkOf(v)
+			public, err := boundary.ParsePublic(v.Public)
 			if err != nil {
 				return fmt.Errorf("the public key of version %s: %w", v.KID, err)
 			}
-			set.Keys = append(set.Keys, jwk)
+			use := "enc"
+			if v.Algorithm == boundary.PS256 {
+				use = "sig"
+			}
+			keys = append(keys, jwe.PublicKey{KID: v.KID, Use: use, Alg: v.Algorithm, Key: public})
 		}
 	}
-	x.respond(http.StatusOK, "application/jwk-set+json", encode(set))
+	set, err := jwe.KeySet(keys)
+	if err != nil {
+		return fmt.Errorf("writing our public keys for %s: %w", p.Name, err)
+	}
+	x.respond(http.StatusOK, "application/jwk-set+json", set)
 	return nil
 }
 
@@ -51,25 +55,4 @@ func published(v registry.Version) bool {
 		return v.Algorithm == boundary.PS256 // nothing more is to be sealed to one that opens
 	}
 	return false
-}
-
-// jwkOf writes a version's public key (RFC 7518 §6.2.1, §6.3.1).
-func jwkOf(v registry.Version) (client.JWK, error) {
-	public, err := boundary.ParsePublic(v.Public)
-	if err != nil {
-		return client.JWK{}, err
-	}
-	jwk := client.JWK{KID: v.KID, Alg: v.Algorithm, Use: "enc"}
-	if v.Algorithm == boundary.PS256 {
-		jwk.Use = "sig"
-	}
-	text := base64.RawURLEncoding.EncodeToString
-	switch key := public.(type) {
-	case *rsa.PublicKey:
-		jwk.Type, jwk.N, jwk.E = "RSA", text(key.N.Bytes()), text(big.NewInt(int64(key.E)).Bytes())
-	case *ecdh.PublicKey:
-		point := key.Bytes()[1:] // uncompressed (SEC 1 §2.3.3), without the 4 in front
-		jwk.Type, jwk.Curve, jwk.X, jwk.Y = "EC", v.Curve, text(point[:len(point)/2]), text(point[len(point)/2:])
-	}
-	return jwk, nil
 }

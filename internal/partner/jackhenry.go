@@ -38,10 +38,8 @@ type JackHenryConfig struct {
 	Authorization string
 	// ClientID and the settings down to Scopes are for AuthService.
 	ClientID string
-	// Sign signs a client assertion with PS256 (RFC 7518 §3.5) under our active
-	// key: it calls input with that key's kid and signs what it gets, hashed with
-	// SHA-256.
-	Sign func(ctx context.Context, input func(kid string) []byte) (signature []byte, err error)
+	// Signer is our active key for client assertions.
+	Signer Signer
 	// TokenURL is the token endpoint, DefaultJackHenryTokenURL when empty.
 	TokenURL string
 	// Audience of the assertion, TokenURL when empty.
@@ -84,11 +82,11 @@ func (c *JackHenryConfig) check() (wrong complaints) {
 	switch c.Authorization {
 	case AuthService:
 		wrong.add(c.ClientID == "", "client ID: missing")
-		wrong.add(c.Sign == nil, "a key that signs client assertions: missing")
+		wrong.add(c.Signer == nil, "a key that signs client assertions: missing")
 		_, err := checkBase(c.TokenURL)
 		wrong.add(err != nil, "token URL: %w", err)
 	case AuthCaller:
-		wrong.add(c.ClientID != "" || c.Sign != nil, "a client ID or a signing key without authorization: service")
+		wrong.add(c.ClientID != "" || c.Signer != nil, "a client ID or a signing key without authorization: service")
 	default:
 		wrong.add(true, "authorization %q: want %s or %s", c.Authorization, AuthService, AuthCaller)
 	}
@@ -126,7 +124,7 @@ func NewJackHenry(cfg JackHenryConfig) (*JackHenry, error) {
 	}
 	j := &JackHenry{cfg: cfg, exchange: x}
 	if cfg.Authorization == AuthService {
-		a := assertion{clientID: cfg.ClientID, audience: cfg.Audience, scopes: cfg.Scopes, sign: cfg.Sign}
+		a := assertion{clientID: cfg.ClientID, audience: cfg.Audience, scopes: cfg.Scopes, signer: cfg.Signer}
 		j.tokens = &tokenSource{exchange: x.at(cfg.TokenURL), ask: a.ask, form: tokenForm{untyped: true, early: 30 * time.Second}, logger: cfg.Logger}
 	}
 	j.gate = &gate{exchange: x, tokens: j.tokens, auth: cfg.Authorization, allow: cfg.Allow,

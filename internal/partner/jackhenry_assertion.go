@@ -3,7 +3,6 @@ package partner
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/google/uuid"
 )
 
@@ -25,8 +25,12 @@ type assertion struct {
 	clientID string
 	audience string
 	scopes   []string
-	sign     func(ctx context.Context, input func(kid string) []byte) ([]byte, error)
+	signer   Signer
 }
+
+// Signer gives the key that client assertions are signed with now: its kid, and
+// what signs under it with PS256 (RFC 7518 §3.5).
+type Signer func(ctx context.Context) (kid string, sign func(input []byte) (signature []byte, err error), err error)
 
 // ask makes the request. What goes wrong here is no refusal of credentials: the
 // key is in a backend that may be away.
@@ -49,9 +53,8 @@ func (a assertion) ask(ctx context.Context) (grant, error) {
 	}, nil
 }
 
-// make signs an assertion (RFC 7515 §7.1).
-func (a assertion) make(ctx context.Context, now time.Time) (jwt, kid string, err error) {
-	encode := base64.RawURLEncoding.EncodeToString
+// make signs an assertion.
+func (a assertion) make(ctx context.Context, now time.Time) (assertion, kid string, err error) {
 	claims, err := json.Marshal(struct {
 		JTI string `json:"jti"`
 		Aud string `json:"aud"`
@@ -62,22 +65,35 @@ func (a assertion) make(ctx context.Context, now time.Time) (jwt, kid string, er
 	if err != nil {
 		return "", "", err
 	}
-	var input string
-	signature, err := a.sign(ctx, func(named string) []byte {
-		kid = named
-		header, _ := json.Marshal(struct { // strings always encode
-			Alg string `json:"alg"`
-			Typ string `json:"typ"`
-			KID string `json:"kid,omitempty"`
-		}{"PS256", "JWT", kid})
-		input = encode(header) + "." + encode(claims)
-		return []byte(input)
-	})
-	switch {
-	case err != nil:
+	kid, sign, err := a.signer(ctx)
+	if err != nil {
 		return "", "", err
-	case input == "" || len(signature) == 0:
-		return "", "", errors.New("nothing was signed")
 	}
-	return input + "." + encode(signature), kid, nil
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.PS256, Key: signingKey{kid, sign}}, (&jose.SignerOptions{}).WithType("JWT"))
+	if err != nil {
+		return "", "", err
+	}
+	signed, err := signer.Sign(claims)
+	if err != nil {
+		return "", "", err
+	}
+	assertion, err = signed.CompactSerialize()
+	return assertion, kid, err
+}
+
+// signingKey is a key in a backend as go-jose uses one.
+type signingKey struct {
+	kid  string
+	sign func(input []byte) (signature []byte, err error)
+}
+
+func (k signingKey) Public() *jose.JSONWebKey        { return &jose.JSONWebKey{KeyID: k.kid} }
+func (k signingKey) Algs() []jose.SignatureAlgorithm { return []jose.SignatureAlgorithm{jose.PS256} }
+
+func (k signingKey) SignPayload(input []byte, _ jose.SignatureAlgorithm) ([]byte, error) {
+	signature, err := k.sign(input)
+	if err == nil && len(signature) == 0 {
+		err = errors.New("nothing was signed")
+	}
+	return signature, err
 }

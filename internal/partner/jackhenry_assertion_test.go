@@ -108,7 +108,9 @@ func TestABackendThatCannotSignIsNoRefusal(t *testing.T) {
 		signer := &ps256{err: err}
 		j := jackHenry(t, h, signer, func(c *partner.JackHenryConfig) {
 			if err == nil {
-				c.Sign = func(context.Context, func(string) []byte) ([]byte, error) { return []byte("x"), nil }
+				c.Signer = func(context.Context) (string, func([]byte) ([]byte, error), error) {
+					return "k", func([]byte) ([]byte, error) { return nil, nil }, nil
+				}
 			}
 		})
 		_, _, _, _, got := j.FetchKey(t.Context())

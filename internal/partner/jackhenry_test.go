@@ -45,18 +45,20 @@ type ps256 struct {
 	err error
 }
 
-func (s *ps256) sign(_ context.Context, input func(string) []byte) ([]byte, error) {
-	if s.err != nil {
-		return nil, s.err
-	}
-	digest := sha256.Sum256(input(s.kid))
-	return rsa.SignPSS(rand.Reader, s.key, crypto.SHA256, digest[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+func (s *ps256) now(context.Context) (string, func([]byte) ([]byte, error), error) {
+	return s.kid, func(input []byte) ([]byte, error) {
+		if s.err != nil {
+			return nil, s.err
+		}
+		digest := sha256.Sum256(input)
+		return rsa.SignPSS(rand.Reader, s.key, crypto.SHA256, digest[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+	}, nil
 }
 
 func jackHenry(t testing.TB, h http.RoundTripper, signer *ps256, changes ...func(*partner.JackHenryConfig)) *partner.JackHenry {
 	t.Helper()
 	cfg := partner.JackHenryConfig{Connection: link("jh", h), ClientID: partnersim.DemoJackHenryClientID,
-		TokenURL: "https://partner.example" + jhToken, Sign: signer.sign}
+		TokenURL: "https://partner.example" + jhToken, Signer: signer.now}
 	cfg.BaseURL = jhBase
 	for _, change := range changes {
 		change(&cfg)
@@ -299,7 +301,7 @@ func TestJackHenryProfileEndpointsAndConfig(t *testing.T) {
 	}
 	for says, change := range map[string]func(*partner.JackHenryConfig){
 		"client ID":     func(c *partner.JackHenryConfig) { c.ClientID = "" },
-		"signs client":  func(c *partner.JackHenryConfig) { c.Sign = nil },
+		"signs client":  func(c *partner.JackHenryConfig) { c.Signer = nil },
 		"token URL":     func(c *partner.JackHenryConfig) { c.TokenURL = "http://login.example/token" },
 		"without auth":  func(c *partner.JackHenryConfig) { c.Authorization = partner.AuthCaller },
 		"authorization": func(c *partner.JackHenryConfig) { c.Authorization = "both" },
@@ -311,7 +313,7 @@ func TestJackHenryProfileEndpointsAndConfig(t *testing.T) {
 		"want paths": func(c *partner.JackHenryConfig) { c.Fields = []partner.FieldRule{{}} },
 		`path "x"`:   func(c *partner.JackHenryConfig) { c.Fields = []partner.FieldRule{{Paths: []string{"x"}}} },
 	} {
-		cfg := partner.JackHenryConfig{Connection: link("jh", &wire{}), ClientID: "c", Sign: (&ps256{}).sign}
+		cfg := partner.JackHenryConfig{Connection: link("jh", &wire{}), ClientID: "c", Signer: (&ps256{}).now}
 		change(&cfg)
 		if _, err := partner.NewJackHenry(cfg); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: got %v", says, err)

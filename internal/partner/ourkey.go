@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+
+	"github.com/go-jose/go-jose/v4"
 )
 
 // Forms in which our public key can stand in a request's body.
@@ -34,7 +36,7 @@ func encodeOurKey(public crypto.PublicKey, kid, form string) (json.RawMessage, e
 	if err != nil {
 		return nil, err
 	}
-	jwk, err := json.Marshal(newECJWK(key, kid))
+	jwk, err := ecJWK(spki, kid)
 	if err != nil {
 		return nil, err
 	}
@@ -67,32 +69,11 @@ func toECDH(public crypto.PublicKey) (*ecdh.PublicKey, error) {
 	return nil, fmt.Errorf("a public key of type %T, want one for ECDH", public)
 }
 
-// ecJWK is a public key for ECDH (RFC 7518 §6.2.1). Its members in this order
-// are those of a thumbprint (RFC 7638 §3.2), but for the last ones.
-type ecJWK struct {
-	Curve string `json:"crv"`
-	Type  string `json:"kty"`
-	X     string `json:"x"`
-	Y     string `json:"y"`
-	Use   string `json:"use,omitempty"`
-	Alg   string `json:"alg,omitempty"`
-	KID   string `json:"kid,omitempty"`
-}
-
-func newECJWK(key *ecdh.PublicKey, kid string) ecJWK {
-	point := key.Bytes()[1:] // without the 4 that says "uncompressed"
-	half := len(point) / 2
-	encode := base64.RawURLEncoding.EncodeToString
-	return ecJWK{Curve: curveName(key.Curve()), Type: "EC", X: encode(point[:half]), Y: encode(point[half:]),
-		Use: "enc", Alg: algECDHES, KID: kid}
-}
-
-func curveName(c ecdh.Curve) string {
-	switch c {
-	case ecdh.P256():
-		return "P-256"
-	case ecdh.P384():
-		return "P-384"
+// ecJWK writes a public key for ECDH as a JWK.
+func ecJWK(spki []byte, kid string) ([]byte, error) {
+	key, err := x509.ParsePKIXPublicKey(spki) // go-jose knows the type of crypto/ecdsa
+	if err != nil {
+		return nil, err
 	}
-	return "P-521"
+	return jose.JSONWebKey{Key: key, KeyID: kid, Use: "enc", Algorithm: algECDHES}.MarshalJSON()
 }

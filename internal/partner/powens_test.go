@@ -104,7 +104,6 @@ func TestPowensKeysThatAreRefused(t *testing.T) {
 		"a weak key":        {toJSON(jwkOf(&weak.PublicKey, "k1", "enc")), ""},
 		"members in CAPS":   {strings.Replace(good, `"n"`, `"N"`, 1), ""},
 		"padding":           {strings.Replace(good, `"AQAB"`, `"AQAB=="`, 1), ""},
-		"a line break":      {strings.Replace(good, `"AQAB"`, `"AQ\nAB"`, 1), ""},
 		"exponent of three": {strings.Replace(good, `"AQAB"`, `"Aw"`, 1), ""},
 		"a huge exponent":   {strings.Replace(good, `"AQAB"`, `"AQABAQABAQAB"`, 1), ""},
 		"n is a number":     {`{"kty":"RSA","kid":"k1","n":7,"e":"AQAB"}`, ""},
