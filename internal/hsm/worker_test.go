@@ -3,12 +3,16 @@ package hsm_test
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/miekg/pkcs11"
 
+	"keyd/internal/boundary"
 	"keyd/internal/hsm"
 	"keyd/internal/hsm/worker"
 	"keyd/internal/rotation"
@@ -71,4 +75,62 @@ func workerContract(t *testing.T, cfg hsm.Config) {
 			outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { plant(t, ctx, s, string(raw), label, true) })
 		},
 	})
+}
+
+func TestClosedTokenSaysSo(t *testing.T) {
+	cfg := softHSM(t)
+	token, err := worker.Open(t.Context(), inWorker(cfg))
+	must(t, err)
+	g := generated(t, token)
+	must(t, token.Close())
+	if _, err := token.Open(t.Context(), g.Handle, seal(t, g)); !errors.Is(err, boundary.ErrUnavailable) {
+		t.Errorf("Open: %v, want boundary.ErrUnavailable", err)
+	}
+	if h := token.Health(t.Context()); h.Err == "" {
+		t.Error("Health finds nothing wrong")
+	}
+	if pids := workerPIDs(t); len(pids) != 0 {
+		t.Errorf("workers are left: %v", pids)
+	}
+	must(t, token.Close())
+}
+
+// What the daemon's start says must be what hsm.Open says: an exit code and a
+// hint hang on it.
+func TestErrorsAtTheStartAreTheTokens(t *testing.T) {
+	cfg := softHSM(t)
+	for name, c := range map[string]struct {
+		change func(*hsm.Config)
+		want   error
+		word   string
+	}{
+		"a wrong PIN":          {func(c *hsm.Config) { *c = withPIN(*c, "wrong") }, hsm.ErrPINRefused, "does not accept the PIN"},
+		"no PIN":               {func(c *hsm.Config) { c.PIN = func() ([]byte, error) { return nil, fmt.Errorf("no such credential") } }, nil, "no such credential"},
+		"no such token":        {func(c *hsm.Config) { c.TokenLabel = "nobody" }, boundary.ErrUnavailable, `labelled "nobody"`},
+		"no such module":       {func(c *hsm.Config) { c.Module = "/nowhere.so" }, nil, "/nowhere.so"},
+		"a floor that is none": {func(c *hsm.Config) { c.MinBoundary = boundary.Sealed }, boundary.ErrUnsupported, "wants sealed"},
+	} {
+		cfg := cfg
+		cfg.PINGuardPath = filepath.Join(t.TempDir(), "guard")
+		c.change(&cfg)
+		token, err := worker.Open(t.Context(), inWorker(cfg))
+		if err == nil {
+			must(t, token.Close())
+		}
+		if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.word) {
+			t.Errorf("%s: %v, want %v with %q", name, err, c.want, c.word)
+		}
+	}
+	none := inWorker(cfg)
+	none.Command = []string{"/nowhere", "keyd"}
+	if _, err := worker.Open(t.Context(), none); !errors.Is(err, boundary.ErrUnavailable) {
+		t.Errorf("no program: %v, want boundary.ErrUnavailable", err)
+	}
+	none.Command = []string{"/bin/true", "true"}
+	if _, err := worker.Open(t.Context(), none); !errors.Is(err, boundary.ErrUnavailable) || !strings.Contains(err.Error(), "ended") {
+		t.Errorf("a program that is no worker: %v, want how it ended", err)
+	}
+	if pids := workerPIDs(t); len(pids) != 0 {
+		t.Errorf("workers are left: %v", pids)
+	}
 }
