@@ -135,6 +135,16 @@ func TestTheDaemonOutlivesItsLibrary(t *testing.T) {
 		}
 		return res.StatusCode, res.Header.Get("Retry-After"), string(raw)
 	}
+	for _, pid := range []int{d.process.Pid, d.workers(t)[0]} {
+		status := execute(t, "cat", fmt.Sprintf("/proc/%d/status", pid))
+		var kib int
+		if _, after, ok := strings.Cut(status, "VmLck:"); ok {
+			_, _ = fmt.Sscan(after, &kib)
+		}
+		if kib == 0 && mayLock() {
+			t.Errorf("process %d has no memory locked:\n%s", pid, status)
+		}
+	}
 	// An upgrade may have replaced the file: the process is still this program.
 	if err := os.Remove(filepath.Join(d.dir, "keyd")); err != nil {
 		t.Fatal(err)
