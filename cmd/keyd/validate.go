@@ -90,8 +90,19 @@ func (c *config) validate() error {
 		p.add("limits.exchange_ttl", "%s: want 1s to 1h", ttl)
 	}
 	p.roles(c)
+	tokens := map[[3]string]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
-		p.backend("backends."+name, name, c.Backends[name])
+		b := c.Backends[name]
+		p.backend("backends."+name, name, b)
+		if b.Type != typePKCS11 {
+			continue
+		}
+		// Each would log in by itself, and take the other's keys for its own.
+		token := [3]string{b.Module, b.TokenLabel, b.TokenSerial}
+		if other := tokens[token]; other != "" {
+			p.add("backends."+name, "is the token of backend %s", other)
+		}
+		tokens[token] = name
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Partners)) {
 		p.partner("partners."+name, name, c.Partners[name])
