@@ -173,4 +173,34 @@ if [ "$BACKEND" = kms ]; then
   ok "four keys, all made in KMS, which has no call that returns a private one"
 fi
 
+step "The other partners, each in one call: keyd seals, sends with the caller's own token, and opens"
+mkdir -m 700 "$D/tour" "$D/tour/state"
+cp "$D/secret" "$D/tour/secret"
+# None of these needs a key of ours here, so there is no backend either.
+sed -e '/^backends:/,/^partners:/{/^partners:/!d}' -e '/^  wise:/,/^  wise-card:/{/^  wise-card:/!d}' -e '/^keys:/,$d' \
+  -e "s#@D@#$D/tour#g" -e "s#@SIM@#$SIM#g" -e "s#@UID@#$(id -u)#g" demo/partners.yaml >"$D/tour/keyd.yaml"
+export KEYD_SOCKET=$D/tour/keyd.sock KEYD_ADMIN_SOCKET=$D/tour/admin.sock
+bin/keyd serve --config "$D/tour/keyd.yaml" >>"$D/keyd.log" 2>&1 & KEYD=$!; pids+=($KEYD)
+await 20 keyd status --json || [ -S "$KEYD_SOCKET" ] || fail "the daemon did not start"
+token() { curl -fsS -X POST "$SIM/sim/user-token/$1" | field access_token >"$D/tour/token"; chmod 600 "$D/tour/token"; }
+called() { # called PARTNER METHOD PATH BODY WANT [FLAGS…]
+  local partner=$1 method=$2 path=$3 body=$4 want=$5; shift 5
+  printf '%s' "$body" | keyd call "$partner" "$method" "$path" - "$@" >"$D/tour/answer" 2>"$D/tour/how" || { show <"$D/tour/how"; fail "$partner"; }
+  { printf '%-10s %s %s\n' "$partner" "$method" "$path"; cut -c1-110 "$D/tour/answer"; echo; } | show
+  grep -q "$want" "$D/tour/answer" || fail "another answer from $partner"
+}
+token wise
+called wise-card POST /twcard-data/v1/sensitive-card-data/details '{}' '"pan"' --token "file:$D/tour/token" --header 'X-Tw-Twcard-Card-Token: 0190a0c4-6f0e-7cc0-8c0f-0123456789ab'
+token jackhenry
+called jackhenry POST /api/card-mgmt/v1/inst-1/card-credentials/search-by-pan \
+  '{"encryptedPrimaryAccountNumber":{"primaryAccountNumber":"4396910000012345"},"expiration":{"month":10}}' primaryAccountNumber \
+  --token "file:$D/tour/token" --query includePrimaryAccountNumber=true --open-json /encryptedCardCredentials
+token powens
+called powens POST /users/me/connections '{"id_connector":59,"login":"somebody","password":"a secret"}' '"id":17' --token "file:$D/tour/token"
+called venly POST /api/users '{"reference":"r-1","signingMethod":{"type":"PIN","value":"123456"}}' r-1
+keyd audit tail -n 8 | show
+kill -TERM "$KEYD"; await 20 sh -c "! kill -0 $KEYD" || fail "the daemon did not stop"
+if grep -q 4396910000012345 "$D/keyd.log" "$D/tour/state/audit.jsonl"; then fail "a card number is on record"; fi
+ok "a reply under the request's own key, one under a key made for it, values and bodies sealed; no card number on record"
+
 printf '\n%sEvery step did what it says.%s (%d seconds)\n' "$bold" "$off" "$SECONDS"

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -13,6 +14,40 @@ func TestExampleConfigIsAccepted(t *testing.T) {
 	code, out, stderr := invoke(t, "check", "--config", "../../packaging/keyd.yaml")
 	if code != exitOK || !strings.Contains(out, "is usable") {
 		t.Errorf("exit %d\n%s%s", code, out, stderr)
+	}
+}
+
+// The examples that stand in it as comments work as well: each begins with its
+// name in the third column, and goes on for as long as it is indented.
+func TestEveryExampleInTheConfigIsAccepted(t *testing.T) {
+	t.Setenv("CREDENTIALS_DIRECTORY", "")
+	raw, err := os.ReadFile("../../packaging/keyd.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	inside, found := false, 0
+	for line := range strings.Lines(string(raw)) {
+		text, comment := strings.CutPrefix(line, "  # ")
+		switch {
+		case comment && regexp.MustCompile(`^[a-z-]+:\n$`).MatchString(text):
+			inside = true
+			found++
+		case !comment || !strings.HasPrefix(text, "  "):
+			inside = false
+		}
+		if inside {
+			line = "  " + text
+		}
+		lines = append(lines, line)
+	}
+	path := filepath.Join(t.TempDir(), "keyd.yaml")
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, stderr := invoke(t, "check", "--config", path)
+	if code != exitOK || found < 8 || !strings.Contains(out, "is usable: 2 backends, 6 partners, 3 keys") {
+		t.Errorf("%d examples: exit %d\n%s%s", found, code, out, stderr)
 	}
 }
 

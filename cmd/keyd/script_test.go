@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -55,6 +56,7 @@ func TestScripts(t *testing.T) {
 			"config":     writeConfig("../../demo/keyd.yaml"),
 			"partners":   writeConfig("../../demo/partners.yaml"),
 			"usertoken":  userToken,
+			"page":       runPage,
 			"capture":    capture,
 		},
 		RequireExplicitExec: true,
@@ -134,6 +136,25 @@ func userToken(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &answer))
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(answer.Token), 0o600))
+}
+
+// runPage runs the examples of a partner's page that are for keyd, in one shell:
+// page PARTNER.
+func runPage(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: page PARTNER")
+	}
+	text, err := os.ReadFile("../../docs/partners/" + args[0] + ".md")
+	ts.Check(err)
+	blocks := regexp.MustCompile("(?s)```sh keyd\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) == 0 {
+		ts.Fatalf("%s has nothing to try", args[0])
+	}
+	script := "set -euo pipefail\n"
+	for _, block := range blocks {
+		script += strings.ReplaceAll(block[1], "/run/keyd/keyd.sock", ts.Getenv("KEYD_SOCKET"))
+	}
+	ts.Check(ts.Exec("bash", "-c", script))
 }
 
 // eventually runs a command until it succeeds: eventually SECONDS COMMAND...
