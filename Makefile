@@ -6,7 +6,7 @@ VULN    := $(TOOLS)/govulncheck-1.9.0
 DESTDIR ?=
 PREFIX  ?= /usr
 
-.PHONY: help build demo test race lint fuzz bench timing soak vuln softhsm outside install clean
+.PHONY: help build demo test race lint fuzz bench bench-kms timing soak vuln softhsm outside install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,13 @@ lint: $(LINT) ## golangci-lint, pinned
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	@./.ci/fuzz $(or $(FUZZTIME),30s)
 
-bench: softhsm ## the bare token, and the bare KMS call, against keyd's whole path, in turn
-	$(GO) test -run '^$$' -bench '^BenchmarkDecrypt(KMS)?$$' -benchtime 12x -timeout 20m ./cmd/keyd
+bench: softhsm build ## the bare token against keyd's whole path, in turn, on a throw-away SoftHSM (ARGS for keyd bench)
+	@d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && ./softhsm/token.sh "$$d/token" keyd >/dev/null && \
+	printf 'backends:\n  softhsm: {type: pkcs11, module: /usr/lib/softhsm/libsofthsm2.so, token_label: keyd, pin: "file:%s/token/pin"}\n' "$$d" >"$$d/keyd.yaml" && \
+	SOFTHSM2_CONF="$$d/token/softhsm2.conf" bin/keyd bench --config "$$d/keyd.yaml" $(ARGS)
+
+bench-kms: softhsm ## the bare KMS call against keyd's whole path, in turn, on the pretended KMS
+	$(GO) test -run '^$$' -bench '^BenchmarkDecryptKMS$$' -benchtime 12x -timeout 20m ./cmd/keyd
 
 timing: softhsm ## whether refusals take the same time: a million of each, and 5,000 through a token
 	$(GO) test -count=1 -v -run 'TakeTheSameTime|LeakIsFound' -timeout 60m ./internal/boundary -timing-samples $(or $(SAMPLES),1000000)

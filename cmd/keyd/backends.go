@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -47,7 +48,7 @@ func (d *keyd) openToken(ctx context.Context, name string, b backendConfig) (rot
 	token, err := worker.Open(ctx, worker.Config{
 		Config: hsm.Config{
 			Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
-			PIN: b.PIN.read, PINGuardPath: d.state("pin-refused-" + name), Reserved: b.InitArgs,
+			PIN: b.PIN.read, PINGuardPath: d.guard(name), Reserved: b.InitArgs,
 			Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), CallTimeout: time.Duration(b.CallTimeout),
 			MinBoundary: boundary.Level(b.MinBoundary), Logger: d.part("hsm"), Observe: d.metrics.Token(name),
 		},
@@ -58,6 +59,15 @@ func (d *keyd) openToken(ctx context.Context, name string, b backendConfig) (rot
 	}
 	d.closers = append(d.closers, token)
 	return token, nil
+}
+
+// guard is the file in which a refused PIN is remembered.
+func (d *keyd) guard(backend string) string {
+	file := "pin-refused-" + backend
+	if info, err := os.Stat(d.cfg.guards); err == nil && info.IsDir() {
+		return filepath.Join(d.cfg.guards, file)
+	}
+	return d.state(file)
 }
 
 func (d *keyd) openKMS(ctx context.Context, name string, b backendConfig) (rotation.Backend, error) {

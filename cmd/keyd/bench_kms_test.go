@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -107,4 +111,82 @@ func (d *target) bareKMS(b *testing.B, url string, callers int) func(time.Durati
 		wg.Wait()
 		return all, failure
 	}
+}
+
+// slice is how long each side runs before the other has its turn: short, so
+// that a machine whose speed drifts slows both alike.
+const slice = 500 * time.Millisecond
+
+// compare runs both sides in turn.
+func (d *target) compare(b *testing.B, callers int, bare func(time.Duration) ([]time.Duration, error)) {
+	var bareAll, keydAll []time.Duration
+	for b.Loop() {
+		one, err := bare(slice)
+		if err != nil {
+			b.Fatal(err)
+		}
+		bareAll = append(bareAll, one...)
+		keydAll = append(keydAll, d.run(b, callers)...)
+	}
+	per := float64(b.N) * slice.Seconds()
+	b.ReportMetric(float64(len(bareAll))/per, "bare-ops/s")
+	b.ReportMetric(float64(len(keydAll))/per, "keyd-ops/s")
+	b.ReportMetric(float64(len(keydAll))/float64(len(bareAll)), "ratio")
+	for name, all := range map[string][]time.Duration{"bare": bareAll, "keyd": keydAll} {
+		slices.Sort(all)
+		b.ReportMetric(float64(all[len(all)/2].Microseconds()), name+"-p50-µs")
+		b.ReportMetric(float64(all[len(all)*99/100].Microseconds()), name+"-p99-µs")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// run posts the envelope from every caller at once, each over a connection of
+// its own, until the slice is over.
+func (d *target) run(b *testing.B, callers int) []time.Duration {
+	var (
+		wg  sync.WaitGroup
+		mu  sync.Mutex
+		all []time.Duration
+	)
+	end := time.Now().Add(slice)
+	for range callers {
+		wg.Go(func() {
+			transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "unix", d.client)
+			}}
+			defer transport.CloseIdleConnections()
+			var mine []time.Duration
+			for start := time.Now(); start.Before(end); start = time.Now() {
+				if !d.post(b, transport) {
+					return
+				}
+				mine = append(mine, time.Since(start))
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, mine...)
+		})
+	}
+	wg.Wait()
+	return all
+}
+
+func (d *target) post(b *testing.B, transport http.RoundTripper) bool {
+	req, err := http.NewRequest(http.MethodPost, "http://keyd/v1/partners/wise/decrypt", bytes.NewReader(d.envelope))
+	if err != nil {
+		b.Error(err)
+		return false
+	}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		b.Error(err)
+		return false
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK || len(answer) != benchPlaintext {
+		b.Errorf("status %d, %d bytes, %v: %.200s", res.StatusCode, len(answer), err, answer)
+		return false
+	}
+	return true
 }

@@ -29,6 +29,10 @@ type config struct {
 	Audit  auditConfig          `yaml:"audit"`
 	Limits limitsConfig         `yaml:"limits"`
 	Log    logConfig            `yaml:"log"`
+
+	// guards is where refused PINs are remembered; empty is StateDir. What keyd
+	// bench tries, the daemon must know of, and the other way round.
+	guards string
 }
 
 type listenConfig struct {
@@ -212,6 +216,19 @@ type logConfig struct {
 // loadConfig reads a config file strictly: an unknown key, a second document
 // or anything out of range is an error, and all of them are reported at once.
 func loadConfig(path string) (*config, error) {
+	cfg, err := readConfig(path)
+	if err != nil {
+		return nil, err
+	}
+	cfg.setDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("the config %s is not usable:\n%w", path, err)
+	}
+	return cfg, nil
+}
+
+// readConfig reads one without a look at its values.
+func readConfig(path string) (*config, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, hint(fmt.Errorf("reading the config: %w", err), "give the file with --config")
@@ -224,10 +241,6 @@ func loadConfig(path string) (*config, error) {
 	}
 	if err := dec.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("reading the config %s: more than one YAML document", path)
-	}
-	cfg.setDefaults()
-	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("the config %s is not usable:\n%w", path, err)
 	}
 	return cfg, nil
 }

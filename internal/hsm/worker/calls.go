@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"time"
 
 	"keyd/internal/boundary"
 )
@@ -33,6 +34,11 @@ type Holder interface {
 	Hold(ctx context.Context, enc string, cek []byte) (ref string, err error)
 	OpenHeld(ctx context.Context, ref string, env *boundary.Envelope) (*boundary.Opened, error)
 	Release(ctx context.Context, ref string) error
+}
+
+// Measured is a backend that can be measured.
+type Measured interface {
+	Bare(ctx context.Context, handle string, env *boundary.Envelope, sessions int, d time.Duration) ([]time.Duration, error)
 }
 
 // do does one call. A panic is a failure of this one, and a reason to begin
@@ -118,6 +124,7 @@ func rarely(ctx context.Context, backend Backend, k kind, d *decoder) ([]byte, e
 func ifAble(ctx context.Context, backend Backend, k kind, d *decoder) ([]byte, error) {
 	signer, signs := backend.(Signer)
 	holder, holds := backend.(Holder)
+	measured, measures := backend.(Measured)
 	switch {
 	case k == opSign && signs:
 		handle := d.string(maxHandle)
@@ -129,6 +136,13 @@ func ifAble(ctx context.Context, backend Backend, k kind, d *decoder) ([]byte, e
 		return []byte(ref), err
 	case k == opRelease && holds:
 		return nil, holder.Release(ctx, string(d.rest()))
+	case k == opBare && measures:
+		what, err := d.bare()
+		if err != nil {
+			return nil, err
+		}
+		took, err := measured.Bare(ctx, what.handle, what.env, what.sessions, what.d)
+		return appendDurations(nil, took), err
 	}
 	return nil, fmt.Errorf("%s: %w", k, boundary.ErrUnsupported)
 }

@@ -45,6 +45,7 @@ const (
 	opHold
 	opOpenHeld
 	opRelease
+	opBare
 	opClose
 	endOfKinds
 )
@@ -215,7 +216,7 @@ func (d *decoder) observations(observe func(observation)) {
 var names = map[kind]string{
 	start: "open the token", opOpen: "open", opPublic: "public", opGenerate: "generate", opDiscard: "discard",
 	opDestroy: "destroy", opFind: "find", opList: "list", opHealth: "health",
-	opSign: "sign", opHold: "hold", opOpenHeld: "open held", opRelease: "release", opClose: "close",
+	opSign: "sign", opHold: "hold", opOpenHeld: "open held", opRelease: "release", opBare: "bare", opClose: "close",
 }
 
 func (k kind) String() string {
@@ -233,4 +234,40 @@ func (k kind) harmless() bool {
 		return true
 	}
 	return false
+}
+
+// bare is what is to be measured: [hsm.Token.Bare] without its context.
+type bare struct {
+	handle   string
+	env      *boundary.Envelope
+	sessions int
+	d        time.Duration
+}
+
+func (w bare) append(f *buffer) {
+	f.reserve(len(w.handle) + sizeOf(w.env))
+	f.b = appendUint64(appendUint64(f.b, uint64(w.sessions)), uint64(w.d))
+	f.b = appendEnvelope(appendString(f.b, w.handle), w.env)
+}
+
+func (d *decoder) bare() (bare, error) {
+	w := bare{sessions: int(d.uint64() & 0xffff), d: d.duration(), handle: d.string(maxHandle), env: d.envelope()}
+	return w, d.done()
+}
+
+func appendDurations(b []byte, all []time.Duration) []byte {
+	for _, d := range all {
+		b = appendUint64(b, uint64(max(d, 0)))
+	}
+	return b
+}
+
+// durations is all that is left.
+func durations(raw []byte) ([]time.Duration, error) {
+	d := decoder{b: raw}
+	var all []time.Duration
+	for len(d.b) > 0 && !d.bad {
+		all = append(all, d.duration())
+	}
+	return all, d.done()
 }

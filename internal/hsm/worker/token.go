@@ -83,6 +83,12 @@ func (t *Token) Sign(ctx context.Context, handle string, digest []byte) (signatu
 	return t.ask(ctx, opSign, func(f *buffer) { f.b = append(appendString(f.b, handle), digest...) })
 }
 
+// Bare has the token do its part of opening an envelope again and again, with
+// nothing around it, not even the pipe.
+func (t *Token) Bare(ctx context.Context, handle string, env *boundary.Envelope, sessions int, d time.Duration) ([]time.Duration, error) {
+	return read(durations)(t.ask(ctx, opBare, bare{handle, env, sessions, d}.append))
+}
+
 // Public reads a private key's public half from the token.
 func (t *Token) Public(ctx context.Context, handle string) (crypto.PublicKey, error) {
 	return read(decodePublic)(t.ask(ctx, opPublic, text(handle)))

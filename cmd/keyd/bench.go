@@ -1,0 +1,329 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"keyd/internal/bench"
+	"keyd/internal/boundary"
+	"keyd/internal/rotation"
+)
+
+func benchCommand() command {
+	return command{name: "bench", args: "[BACKEND]", brief: "measure your own token, and what of it keyd gives to its callers", setup: benchSetup,
+		help: `Makes throw-away key pairs in the token under a name of their own, opens envelopes
+with them, and destroys them again; no other key is used. Two ways have their turns:
+the bare calls into the PKCS#11 module, as many sessions at once, and the same through
+all of keyd: an HTTP request over a unix socket, the registry and the audit log (in a
+temporary folder), the module's own process, and back to a caller in a third process.
+Needs the backend's section of the config and nothing else of it; the daemon may run,
+but takes its part of the token. The first line says how long it will take.`}
+}
+
+// benchOptions are the flags of bench.
+type benchOptions struct {
+	config, keys, sessions string
+	each                   time.Duration
+	bytes                  int
+	json, apart            bool
+}
+
+func benchSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
+	o := benchOptions{}
+	fs.StringVar(&o.config, "config", defaultConfig, "the config `FILE`")
+	fs.StringVar(&o.keys, "keys", "RSA-2048,P-256", "`KEYS` to make: RSA-2048, RSA-3072, RSA-4096, P-256, P-384, P-521")
+	fs.StringVar(&o.sessions, "sessions", "1,2,4,8", "how many `SESSIONS` and callers at once")
+	fs.DurationVar(&o.each, "for", 2*time.Second, "`DURATION` of each side of each measurement")
+	fs.IntVar(&o.bytes, "bytes", 1024, "size of the plaintext in `BYTES`")
+	fs.BoolVar(&o.apart, "apart", false, "give the module's process one processor and everything else the others, as if a software token had its own")
+	fs.BoolVar(&o.json, "json", false, "print JSON")
+	return func(ctx context.Context, t terminal, args []string) error {
+		plan, err := o.plan(args)
+		if err != nil {
+			return err
+		}
+		if _, err := harden(); err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		return plan.run(ctx, t)
+	}
+}
+
+// benchPlan is what is to be measured.
+type benchPlan struct {
+	benchOptions
+	cfg       *config // of a daemon for this alone
+	backend   string
+	materials []boundary.Material
+	callers   []int
+}
+
+const (
+	benchInstance = "keyd-bench" // in the labels of the keys
+	benchPartner  = "bench"
+	mostSessions  = 64
+)
+
+func (o benchOptions) plan(args []string) (*benchPlan, error) {
+	p := &benchPlan{benchOptions: o}
+	var wrong []error
+	for name := range strings.SplitSeq(o.keys, ",") {
+		m, err := parseMaterial(strings.TrimSpace(name))
+		p.materials, wrong = append(p.materials, m), append(wrong, err)
+	}
+	for text := range strings.SplitSeq(o.sessions, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil || n < 1 || n > mostSessions {
+			err = fmt.Errorf("--sessions %q: want numbers from 1 to %d", text, mostSessions)
+		}
+		p.callers, wrong = append(p.callers, n), append(wrong, err)
+	}
+	if o.each < 10*time.Millisecond || o.each > time.Hour {
+		wrong = append(wrong, fmt.Errorf("--for %s: want 10ms to 1h", o.each))
+	}
+	if o.bytes < 1 || o.bytes > 1<<20 {
+		wrong = append(wrong, fmt.Errorf("--bytes %d: want 1 to %d", o.bytes, 1<<20))
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return nil, err
+	}
+	var err error
+	p.backend, p.cfg, err = benchConfig(o.config, args)
+	return p, err
+}
+
+// parseMaterial reads the name of a kind of key.
+func parseMaterial(name string) (boundary.Material, error) {
+	m := boundary.Material{Algorithm: boundary.ECDHES, Curve: name}
+	if bits, isRSA := strings.CutPrefix(name, "RSA-"); isRSA {
+		n, _ := strconv.Atoi(bits)
+		m = boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: n}
+	}
+	if m.Check() != nil {
+		return m, fmt.Errorf("--keys %q: want RSA-2048, RSA-3072, RSA-4096, P-256, P-384 or P-521", name)
+	}
+	return m, nil
+}
+
+func materialName(m boundary.Material) string {
+	if m.Bits > 0 {
+		return "RSA-" + m.Size()
+	}
+	return m.Size()
+}
+
+// run measures and prints.
+func (p *benchPlan) run(ctx context.Context, t terminal) (err error) {
+	fmt.Fprintf(t.err, "measuring backend %s for about %s: keys %s, each bare and through keyd, at %s sessions\n", p.backend,
+		(2 * p.each * time.Duration(len(p.materials)*len(p.callers))).Round(time.Second), p.keys, p.sessions)
+	dir, err := os.MkdirTemp("", "keyd-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	rig, err := p.open(ctx, dir)
+	if err != nil {
+		return startError(err)
+	}
+	defer func() { err = errors.Join(err, rig.close(t.err)) }()
+	report := benchReport{Backend: p.backend, Device: rig.device, Payload: p.bytes, Apart: p.apart, Runs: []bench.Run{}}
+	for _, m := range p.materials {
+		runs, err := rig.measure(ctx, t.err, m)
+		report.Runs = append(report.Runs, runs...)
+		switch {
+		case errors.Is(err, boundary.ErrUnsupported):
+			fmt.Fprintf(t.err, "%s: this token cannot: %v\n", materialName(m), err)
+		case ctx.Err() != nil:
+			return errors.New("interrupted")
+		case err != nil:
+			return fmt.Errorf("%s: %w", materialName(m), err)
+		}
+	}
+	if p.json {
+		return printJSON(t.out, report)
+	}
+	report.print(t.out)
+	return nil
+}
+
+// benchReport is the answer of bench.
+type benchReport struct {
+	Backend string            `json:"backend"`
+	Device  map[string]string `json:"device"`
+	Payload int               `json:"payload_bytes"`
+	Apart   bool              `json:"apart"`
+	Runs    []bench.Run       `json:"runs"`
+}
+
+func (r benchReport) print(w io.Writer) {
+	fmt.Fprintf(w, "token      %s (%s), serial %s, %s\n", r.Device["label"], r.Device["model"], r.Device["serial"], r.Device["library"])
+	fmt.Fprintf(w, "payload    %d bytes, A256GCM\n", r.Payload)
+	if r.Apart {
+		fmt.Fprintln(w, "apart      the module's process has a processor to itself")
+	}
+	fmt.Fprintln(w)
+	bench.Table(w, r.Runs)
+	fmt.Fprintln(w)
+	bench.Bars(w, r.Runs)
+	fmt.Fprintln(w, "\nprocessor time of one operation, by process (the library's does the token's part where the token is software)")
+	bench.CPU(w, r.Runs)
+}
+
+// benchConfig is the config of a daemon that has one backend of a config, and a
+// partner that is never called.
+func benchConfig(path string, args []string) (backend string, _ *config, err error) {
+	theirs, err := readConfig(path)
+	if err != nil {
+		return "", nil, err
+	}
+	theirs.setDefaults()
+	var tokens []string
+	for _, name := range slices.Sorted(maps.Keys(theirs.Backends)) {
+		if theirs.Backends[name].Type == typePKCS11 {
+			tokens = append(tokens, name)
+		}
+	}
+	switch {
+	case len(args) == 1:
+		backend = args[0]
+	case len(tokens) == 1:
+		backend = tokens[0]
+	default:
+		return "", nil, fmt.Errorf("the config has %d backends of type pkcs11 (%s): name one", len(tokens), strings.Join(tokens, ", "))
+	}
+	b, ok := theirs.Backends[backend]
+	switch {
+	case !ok:
+		return "", nil, fmt.Errorf("the config has no backend %q; it has %s", backend, strings.Join(tokens, ", "))
+	case b.Type != typePKCS11:
+		return "", nil, hint(fmt.Errorf("backend %s is of type %s", backend, b.Type), "bench is for PKCS#11 tokens: what AWS KMS can do is its quota")
+	}
+	var p problems
+	p.backend("backends."+backend, backend, b)
+	if err := errors.Join(p...); err != nil {
+		return "", nil, fmt.Errorf("the backend %s in %s is not usable:\n%w", backend, path, err)
+	}
+	cfg := &config{Instance: benchInstance, Backends: map[string]backendConfig{backend: b}, guards: theirs.StateDir,
+		Partners: map[string]partnerConfig{benchPartner: {Type: "jwe", URL: "http://127.0.0.1:1", Algs: []string{boundary.RSAOAEP256, boundary.ECDHES},
+			Encs: []string{boundary.A256GCM}, OurKey: "by-hand", Key: keySourceConfig{URL: "http://127.0.0.1:1/"}}}}
+	return backend, cfg, nil
+}
+
+// benchRig is a daemon for this alone, with callers.
+type benchRig struct {
+	*keyd
+	plan    *benchPlan
+	token   benchToken
+	callers *benchCallers
+	device  map[string]string
+	library int // the process that the module is in
+	served  chan error
+	handles []string // of keys that stand in the token
+}
+
+// benchToken is a backend that can be measured.
+type benchToken interface {
+	rotation.Backend
+	Bare(ctx context.Context, handle string, env *boundary.Envelope, sessions int, d time.Duration) ([]time.Duration, error)
+}
+
+// open makes a daemon in a folder and starts it.
+func (p *benchPlan) open(ctx context.Context, dir string) (_ *benchRig, err error) {
+	me := strconv.Itoa(os.Getuid())
+	p.cfg.StateDir = filepath.Join(dir, "state")
+	p.cfg.Listen = listenConfig{Metrics: "off", Client: socketConfig{Path: filepath.Join(dir, "keyd.sock"), Mode: "0600"},
+		Admin: socketConfig{Path: filepath.Join(dir, "admin.sock"), Mode: "0600"}}
+	p.cfg.Roles.Clients = []clientConfig{{Partner: benchPartner, whoConfig: whoConfig{Users: []string{me}}}}
+	p.cfg.Limits.Envelope = 4 << 20
+	b := p.cfg.Backends[p.backend]
+	b.Sessions = slices.Max(p.callers)
+	p.cfg.Backends[p.backend] = b
+	p.cfg.setDefaults()
+	if err := errors.Join(p.cfg.validate(), os.Mkdir(p.cfg.StateDir, 0o700)); err != nil {
+		return nil, fmt.Errorf("setting up: %w", err)
+	}
+	d, err := wire(ctx, p.cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	r := &benchRig{keyd: d, plan: p, served: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	r.token = d.backends[p.backend].(benchToken) // every PKCS#11 token is one
+	health := r.token.Health(ctx)
+	if health.Err != "" || health.Process == nil {
+		return nil, fmt.Errorf("the token is not usable: %s", health.Err)
+	}
+	r.device, r.library = health.Device, health.Process.PID
+	if err := r.leftovers(ctx); err != nil {
+		return nil, err
+	}
+	if r.callers, err = startCallers(ctx, p.cfg.Listen.Client.Path); err != nil {
+		return nil, err
+	}
+	if p.apart {
+		err = apart(r.library, os.Getpid(), r.callers.process.Process.Pid)
+	}
+	if err == nil {
+		err = d.server.Listen()
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.callers.close())
+	}
+	go func() { r.served <- d.server.Serve() }()
+	return r, nil
+}
+
+// leftovers refuses to begin where a bench that was killed left its keys, so
+// that nobody destroys what is another bench's.
+func (r *benchRig) leftovers(ctx context.Context) error {
+	all, err := r.token.List(ctx)
+	if err != nil {
+		return fmt.Errorf("looking for keys of an earlier bench: %w", err)
+	}
+	var left []string
+	for _, f := range all {
+		if f.Managed {
+			left = append(left, f.Label)
+		}
+	}
+	if len(left) > 0 {
+		return hint(fmt.Errorf("the token has keys of another bench: %s", strings.Join(left, ", ")),
+			"if none is running, one was killed: destroy them with your vendor's tool, such as pkcs11-tool --delete-object --type privkey --label LABEL (and --type pubkey)")
+	}
+	return nil
+}
+
+// close destroys every key that was made and stops everything.
+func (r *benchRig) close(w io.Writer) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	errs := []error{r.callers.close(), r.server.Shutdown(ctx), <-r.served}
+	for _, handle := range r.handles {
+		if gone, err := r.token.Destroy(ctx, handle); err != nil || !gone {
+			errs = append(errs, fmt.Errorf("the key %s could not be destroyed and is still in the token: %w", handle, err))
+		}
+	}
+	if len(r.handles) > 0 && errors.Join(errs...) == nil {
+		fmt.Fprintf(w, "destroyed the %d keys that were made\n", len(r.handles))
+	}
+	return errors.Join(append(errs, r.keyd.close())...)
+}
