@@ -2,8 +2,10 @@ package worker
 
 import (
 	"encoding/binary"
-	"errors"
+	"fmt"
 	"time"
+
+	"keyd/internal/boundary"
 )
 
 // Values in a payload: numbers are big-endian, bytes and texts have their length
@@ -29,7 +31,7 @@ func appendBool(b []byte, is bool) []byte {
 
 // errMalformed: the other process speaks another language, or has been taken
 // over. Its connection is of no more use.
-var errMalformed = errors.New("a message of the other process cannot be read")
+var errMalformed = fmt.Errorf("a message of the other process cannot be read: %w", boundary.ErrUnavailable)
 
 // decoder reads values. After the first that is not there it gives zeros, and
 // done says so.
