@@ -134,3 +134,29 @@ func TestErrorsAtTheStartAreTheTokens(t *testing.T) {
 		t.Errorf("workers are left: %v", pids)
 	}
 }
+
+func TestCloseEndsAWorkerWhoseModuleHangs(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	token, err := worker.Open(t.Context(), inWorker(cfg))
+	must(t, err)
+	g := generated(t, token)
+	f.forget()
+	f.fail("C_Decrypt hang")
+	opened := make(chan error, 1)
+	env := seal(t, g)
+	go func() {
+		_, err := token.Open(t.Context(), g.Handle, env)
+		opened <- err
+	}()
+	eventually(t, "the call to be in the module", func() bool { return f.calls("C_Decrypt") == 1 })
+	if err := token.Close(); !errors.Is(err, boundary.ErrUnavailable) {
+		t.Errorf("Close: %v, want boundary.ErrUnavailable", err)
+	}
+	if err := <-opened; !errors.Is(err, boundary.ErrUnavailable) {
+		t.Errorf("the call that hung: %v, want boundary.ErrUnavailable", err)
+	}
+	if pids := workerPIDs(t); len(pids) != 0 {
+		t.Errorf("workers are left: %v", pids)
+	}
+}
