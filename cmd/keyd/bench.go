@@ -276,7 +276,7 @@ func (p *benchPlan) open(ctx context.Context, dir string) (_ *benchRig, err erro
 	if err := r.leftovers(ctx); err != nil {
 		return nil, err
 	}
-	if r.callers, err = startCallers(ctx, p.cfg.Listen.Client.Path); err != nil {
+	if r.callers, err = startCallers(p.cfg.Listen.Client.Path); err != nil {
 		return nil, err
 	}
 	if p.apart {

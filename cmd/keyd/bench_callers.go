@@ -128,12 +128,10 @@ type benchCallers struct {
 }
 
 // startCallers starts them in a process of their own, as backends are.
-func startCallers(ctx context.Context, socket string) (*benchCallers, error) {
-	self := exec.CommandContext(context.WithoutCancel(ctx), "/proc/self/exe", callersName, socket) // #nosec G204 -- itself
-	c := &benchCallers{process: self}
-	c.process.Args[0] = os.Args[0]
-	c.process.Env, c.process.Stderr = []string{}, os.Stderr
-	c.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt is for bench, which ends them
+func startCallers(socket string) (*benchCallers, error) {
+	// In a process group of their own: an interrupt is for bench, which ends them.
+	c := &benchCallers{process: &exec.Cmd{Path: "/proc/self/exe", Args: []string{os.Args[0], callersName, socket}, Env: []string{},
+		Stderr: os.Stderr, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}}
 	var err error
 	if c.orders, err = c.process.StdinPipe(); err != nil {
 		return nil, err
