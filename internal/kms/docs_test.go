@@ -1,6 +1,7 @@
 package kms_test
 
 import (
+	"context"
 	"crypto/ecdh"
 	"encoding/json"
 	"maps"
@@ -12,55 +13,77 @@ import (
 	"testing"
 	"time"
 
+	"keyd/internal/audit"
 	"keyd/internal/boundary"
 	"keyd/internal/kms"
 	"keyd/internal/kms/kmstest"
+	"keyd/internal/registry"
+	"keyd/internal/rotation"
 	"keyd/internal/rotation/backendtest"
 )
 
-// policies reads the policies of docs/kms.md: that of the role, and that of the
-// keys.
-func policies(t *testing.T) (role, keys []string, roleText string) {
+// statement is one of a policy.
+type statement struct {
+	Action    actions
+	Resource  any
+	Condition map[string]map[string]any
+	Principal any
+}
+
+// actions are one or several.
+type actions []string
+
+func (a *actions) UnmarshalJSON(raw []byte) error {
+	if json.Unmarshal(raw, (*[]string)(a)) == nil {
+		return nil
+	}
+	*a = actions{""}
+	return json.Unmarshal(raw, &(*a)[0])
+}
+
+// policies reads the policies of docs/kms.md: that of the role, and what that of
+// the keys says of the role.
+func policies(t *testing.T) (role, keys []statement, roleText string) {
 	t.Helper()
 	page, err := os.ReadFile("../../docs/kms.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all [][]string
-	var texts []string
-	for _, block := range regexp.MustCompile("(?s)```json\n(.*?)```").FindAllSubmatch(page, -1) {
-		var policy struct {
-			Statement []struct {
-				Effect    string
-				Action    any
-				Condition map[string]map[string]any
-				Principal any
-			}
-		}
-		if err := json.Unmarshal(block[1], &policy); err != nil {
+	blocks := regexp.MustCompile("(?s)```json\n(.*?)```").FindAllSubmatch(page, -1)
+	if len(blocks) != 2 {
+		t.Fatalf("the page has %d policies, want two", len(blocks))
+	}
+	var all [2]struct{ Statement []statement }
+	for i, block := range blocks {
+		if err := json.Unmarshal(block[1], &all[i]); err != nil {
 			t.Fatalf("a policy of the page is no JSON: %v", err)
 		}
-		var actions []string
-		for _, s := range policy.Statement {
-			if s.Principal != nil && len(actions) > 0 {
-				break // the second statement of the key policy is for people
-			}
-			switch a := s.Action.(type) {
-			case string:
-				actions = append(actions, a)
-			case []any:
-				for _, one := range a {
-					actions = append(actions, one.(string))
-				}
+	}
+	return all[0].Statement, all[1].Statement[:1], string(blocks[0][1]) // the second of the keys is for people
+}
+
+// allowed are the actions of statements, sorted.
+func allowed(policy []statement) []string {
+	var all []string
+	for _, s := range policy {
+		all = append(all, s.Action...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// byTag are the operations that the role may only ask for of a key with keyd's
+// tag.
+func byTag(policy []statement) []string {
+	var tagged []string
+	for _, s := range policy {
+		if _, conditional := s.Condition["StringEquals"]["aws:ResourceTag/keyd:instance"]; conditional {
+			for _, action := range s.Action {
+				tagged = append(tagged, strings.TrimPrefix(action, "kms:"))
 			}
 		}
-		slices.Sort(actions)
-		all, texts = append(all, slices.Compact(actions)), append(texts, string(block[1]))
 	}
-	if len(all) != 2 {
-		t.Fatalf("the page has %d policies, want two", len(all))
-	}
-	return all[0], all[1], texts[0]
+	return tagged
 }
 
 // everything a backend ever asks of KMS.
@@ -105,13 +128,13 @@ func everything(t *testing.T) []string {
 func TestThePoliciesOfThePageAllowWhatKeydAsksForAndNoMore(t *testing.T) {
 	role, keys, text := policies(t)
 	want := everything(t)
-	if !slices.Equal(role, want) {
-		t.Errorf("the role may %v,\nkeyd asks for %v", role, want)
+	if got := allowed(role); !slices.Equal(got, want) {
+		t.Errorf("the role may %v,\nkeyd asks for %v", got, want)
 	}
 	// CreateKey and ListKeys are of no key.
 	of := slices.DeleteFunc(slices.Clone(want), func(a string) bool { return a == "kms:CreateKey" || a == "kms:ListKeys" })
-	if !slices.Equal(keys, of) {
-		t.Errorf("the key policy allows keyd %v,\nkeyd asks for %v", keys, of)
+	if got := allowed(keys); !slices.Equal(got, of) {
+		t.Errorf("the key policy allows keyd %v,\nkeyd asks for %v", got, of)
 	}
 	for _, value := range []string{"RSAES_OAEP_SHA_256", "RSASSA_PSS_SHA_256", `"ECDH"`, `"DIGEST"`, "RSA_2048", "RSA_3072", "RSA_4096",
 		"ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521", "ENCRYPT_DECRYPT", "KEY_AGREEMENT", "SIGN_VERIFY"} {
@@ -119,4 +142,30 @@ func TestThePoliciesOfThePageAllowWhatKeydAsksForAndNoMore(t *testing.T) {
 			t.Errorf("the role's policy does not name %s", value)
 		}
 	}
+}
+
+// What is allowed by a tag is not allowed for minutes after the tag was set, nor
+// of a key that is not there, which has none.
+func TestAKeyLivesAndDiesUnderTheRolesPolicy(t *testing.T) {
+	role, _, _ := policies(t)
+	inKMS(t, func(l *life) {
+		l.server.Tagged("keyd:instance", "test", 5*time.Minute, byTag(role)...)
+		l.create()
+		if n := len(l.server.Keys()); n != 3 {
+			l.Fatalf("%d keys were made for three", n)
+		}
+		v := l.reg.Versions("opens")[0]
+		for _, operate := range []func(context.Context, audit.Actor, string, string, bool) (rotation.Change, error){
+			l.engine.Compromise, l.engine.Destroy, l.engine.Rescue, l.engine.Destroy} {
+			if _, err := operate(l.Context(), audit.System, v.KID, "drill", false); err != nil {
+				l.Fatal(err)
+			}
+			l.pass(time.Hour)
+		}
+		l.pass(31 * day)
+		if got, _ := l.reg.Version(v.KID); got.State != registry.Destroyed {
+			l.Errorf("its window has ended, and it is %s: %s", got.State, got.Retry.Last)
+		}
+		l.check()
+	})
 }

@@ -76,14 +76,16 @@ func inKMS(t *testing.T, test func(l *life)) {
 		ctx, cancel := context.WithCancel(context.Background())
 		ended := make(chan error)
 		go func() { ended <- l.engine.Run(ctx) }()
+		defer func() { // after a Fatal too: the bubble ends with its goroutines
+			cancel()
+			if err := <-ended; err != nil {
+				t.Errorf("Run: %v", err)
+			}
+			if err := l.reg.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
 		test(l)
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-		if err := l.reg.Close(); err != nil {
-			t.Error(err)
-		}
 	})
 }
 

@@ -39,6 +39,7 @@ func (s *Server) Heal() {
 	defer s.mu.Unlock()
 	s.faults = nil
 	clear(s.denied)
+	clear(s.grants)
 }
 
 // Deny answers AccessDeniedException to the operations from now on.
@@ -103,7 +104,7 @@ func (s *Server) admit(name string) (*Fault, error) {
 	defer s.mu.Unlock()
 	s.calls[name]++
 	if s.denied[name] {
-		return nil, refuse("AccessDeniedException", "User: arn:aws:iam::%s:user/test is not authorized to perform: kms:%s", s.opts.Account, name)
+		return nil, s.accessDenied(name)
 	}
 	if err := s.within(name); err != nil {
 		return nil, err

@@ -56,6 +56,7 @@ type Server struct {
 	calls     map[string]int
 	faults    []*Fault
 	denied    map[string]bool
+	grants    map[string]grant // by operation: those that a tag of the key allows
 	meters    map[string]*meter
 }
 
@@ -68,7 +69,7 @@ func New(opts Options) *Server {
 		opts.Account = "111122223333"
 	}
 	return &Server{opts: opts, keys: map[string]*key{}, aliases: map[string]*alias{}, drawn: map[int]int{},
-		calls: map[string]int{}, denied: map[string]bool{}, meters: map[string]*meter{}}
+		calls: map[string]int{}, denied: map[string]bool{}, grants: map[string]grant{}, meters: map[string]*meter{}}
 }
 
 // operation is one TrentService operation: JSON in, a value to encode out.
@@ -166,7 +167,12 @@ func (s *Server) serve(r *http.Request) (name string, answer any, err error) {
 	if err != nil || len(body) > maxBody {
 		return name, nil, refuse("SerializationException", "the request is too large or broke off")
 	}
-	answer, err = s.faulty(r.Context(), name, func() (any, error) { return do(s, body) })
+	answer, err = s.faulty(r.Context(), name, func() (any, error) {
+		if err := s.granted(name, body); err != nil {
+			return nil, err
+		}
+		return do(s, body)
+	})
 	return name, answer, err
 }
 
