@@ -170,8 +170,7 @@ func (b *Backend) whose(ctx context.Context, f *boundary.Found) error {
 		return err
 	}
 	if f.Managed = tags[tagInstance] == b.cfg.Instance; !f.Managed {
-		b.cfg.Logger.WarnContext(ctx, "an alias of keyd names a key that keyd did not make; the key is left alone",
-			"backend", b.cfg.Name, "alias", f.Label, "key", f.Handle)
+		b.leftAlone(ctx, fmt.Errorf("%w: %s names %s, which does not carry keyd's tags", errNotOurs, f.Label, f.Handle))
 		return nil
 	}
 	if canonical.MatchString(tags[tagKID]) {

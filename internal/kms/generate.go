@@ -61,90 +61,6 @@ func (b *Backend) generate(ctx context.Context, spec boundary.Spec) (boundary.Ge
 	return boundary.Generated{Handle: *key.Arn, Public: public, Evidence: b.evidence(key)}, nil
 }
 
-// standing is how the alias of a kid stands to the kid's key.
-type standing int
-
-const (
-	free  standing = iota // nobody has it
-	taken                 // it names a key that is being deleted
-	named                 // it names the kid's key
-)
-
-// own finds the key that was made for a kid: by its alias, else by what this
-// process remembers, else by its tags. None is no error.
-func (b *Backend) own(ctx context.Context, kid string) (*types.KeyMetadata, standing, error) {
-	key, at, err := b.byAlias(ctx, kid)
-	if err != nil || at == named {
-		return key, at, err
-	}
-	arns, err := b.unnamed(ctx, kid)
-	if err != nil {
-		return nil, free, err
-	}
-	for _, arn := range arns {
-		key, err := b.describe(ctx, arn)
-		if err == nil && !leaving(key.KeyState) {
-			return key, at, nil
-		}
-		if err != nil && !errors.Is(err, boundary.ErrNoKey) {
-			return nil, free, err
-		}
-	}
-	return nil, at, nil
-}
-
-// byAlias finds the kid's key by its alias. The alias alone is no proof:
-// anybody who may make aliases can put one on a key of their own.
-func (b *Backend) byAlias(ctx context.Context, kid string) (*types.KeyMetadata, standing, error) {
-	key, err := b.describe(ctx, b.prefix+kid)
-	switch {
-	case errors.Is(err, boundary.ErrNoKey):
-		return nil, free, nil
-	case err != nil:
-		return nil, free, err
-	case leaving(key.KeyState):
-		return nil, taken, nil
-	}
-	tags, err := b.tags(ctx, *key.KeyId)
-	if err != nil {
-		return nil, free, err
-	}
-	if tags[tagInstance] != b.cfg.Instance || tags[tagKID] != kid {
-		return nil, free, fmt.Errorf("%w: the alias %s%s names %s", errNotOurs, b.prefix, kid, *key.Arn)
-	}
-	return key, named, nil
-}
-
-// errNotOurs: an alias of ours names a key without our tags.
-var errNotOurs = errors.New("the key does not carry keyd's tags")
-
-// unnamed finds the keys that were made for a kid and not named, because a
-// crash came between.
-func (b *Backend) unnamed(ctx context.Context, kid string) ([]string, error) {
-	all, err := b.aliases(ctx, nil)
-	if err != nil {
-		return nil, err
-	}
-	strays, err := b.strays(ctx, all)
-	if err != nil {
-		return nil, err
-	}
-	var arns []string
-	for _, s := range strays {
-		if s.kid == kid {
-			arns = append(arns, s.arn)
-		}
-	}
-	// AWS takes a while to show new keys and tags to everybody, so what this
-	// process made itself it remembers.
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if arn := b.made[kid]; arn != "" && !slices.Contains(arns, arn) {
-		arns = append(arns, arn)
-	}
-	return arns, nil
-}
-
 // create makes a key. It is asked for once: the SDK would repeat a request
 // whose answer was lost, and each repetition is one more key. The next run
 // finds by its tags what was made after all.
@@ -155,15 +71,12 @@ func (b *Backend) create(ctx context.Context, spec boundary.Spec) (*types.KeyMet
 	}
 	tags[tagInstance], tags[tagKey], tags[tagKID] = b.cfg.Instance, spec.Key, spec.KID
 	in := &kms.CreateKeyInput{KeySpec: specOf(spec.Material), KeyUsage: usages[spec.Algorithm], Origin: types.OriginTypeAwsKms,
-		Description: aws.String("keyd/" + b.cfg.Instance + "/" + spec.Key + "/" + spec.KID)}
+		MultiRegion: &b.cfg.MultiRegion, Description: aws.String(b.description() + spec.Key + "/" + spec.KID)}
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
 		in.Tags = append(in.Tags, types.Tag{TagKey: aws.String(name), TagValue: aws.String(tags[name])})
 	}
 	if b.cfg.Policy != "" {
 		in.Policy = &b.cfg.Policy
-	}
-	if b.cfg.MultiRegion {
-		in.MultiRegion = aws.Bool(true)
 	}
 	out, err := call(ctx, b, changing, "CreateKey", b.client.CreateKey, in, func(o *kms.Options) { o.Retryer = aws.NopRetryer{} })
 	if err != nil {
@@ -217,20 +130,19 @@ func (b *Backend) Discard(ctx context.Context, spec boundary.Spec) error {
 func (b *Backend) discard(ctx context.Context, kid string) error {
 	key, _, err := b.byAlias(ctx, kid)
 	if errors.Is(err, errNotOurs) {
-		b.cfg.Logger.WarnContext(ctx, "an alias of keyd names a key that keyd did not make; the key is left alone",
-			"backend", b.cfg.Name, "kid", kid, "err", err)
+		b.leftAlone(ctx, err)
 	} else if err != nil {
 		return err
 	}
-	arns, err := b.unnamed(ctx, kid)
+	keys, err := b.unnamed(ctx, kid)
 	if err != nil {
 		return err
 	}
-	if key != nil && !slices.Contains(arns, *key.Arn) {
-		arns = append(arns, *key.Arn)
+	if key != nil {
+		keys = append(keys, key)
 	}
-	for _, arn := range arns {
-		if err := b.schedule(ctx, arn); err != nil {
+	for _, key := range keys { // what this process made and named comes twice
+		if err := b.schedule(ctx, *key.Arn); err != nil {
 			return err
 		}
 	}
