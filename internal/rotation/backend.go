@@ -26,7 +26,7 @@ type Backend interface {
 	Open(ctx context.Context, handle string, env *boundary.Envelope) (*boundary.Opened, error)
 	// Destroy asks for the deletion of a private key and reports whether it is
 	// gone (a KMS waits for days). It is safe to call again; a key that is not
-	// there is gone.
+	// there is gone, but one whose handle is of another kind of backend is not.
 	Destroy(ctx context.Context, handle string) (gone bool, err error)
 	// Find looks for one existing private key by CKA_ID (hex or UUID), label or
 	// handle, to adopt it. None is ErrNoKey, several are ErrAmbiguous.

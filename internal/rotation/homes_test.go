@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -188,6 +189,35 @@ func TestARotationThatLostItsBackendSaysSoAndCanBeGivenUp(t *testing.T) {
 		w.restart()
 		w.pass(aDay)
 	})
+}
+
+// A backend's name means another kind of backend now: it knows nothing of the key.
+func TestNothingIsDestroyedByABackendThatOnlyHasTheName(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		v := w.createInCloud()
+		w.must(w.move())
+		_, err := w.engine.Compromise(w.t.Context(), operator, v.KID, "", false)
+		w.must(err)
+		w.pass(0)
+		w.change = func(cfg *rotation.Config) { cfg.Backends[cloudName] = &renamed{w.token} }
+		w.restart()
+		_, err = w.engine.Destroy(w.t.Context(), operator, v.KID, "", false)
+		w.must(err)
+		w.pass(aDay)
+		if got, _ := w.reg.Version(v.KID); got.State != registry.Destroying || !strings.Contains(got.Retry.Last, "not one of this backend's") {
+			w.t.Errorf("it is %s: %q", got.State, got.Retry.Last)
+		}
+		w.change = nil
+		w.restart()
+		w.pass(aDay) // the next try is up to an hour away
+	})
+}
+
+// renamed is a backend whose handles are of another kind.
+type renamed struct{ *backendtest.Memory }
+
+func (b *renamed) Destroy(ctx context.Context, handle string) (bool, error) {
+	return b.Memory.Destroy(ctx, "arn:"+handle)
 }
 
 // reasons is all that the steps of a change say.

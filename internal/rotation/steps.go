@@ -297,9 +297,5 @@ func remove(ctx context.Context, b Backend, v registry.Version) (gone bool, err 
 	if v.Handle == "" {
 		return true, b.Discard(ctx, specOf(v))
 	}
-	gone, err = b.Destroy(ctx, v.Handle)
-	if errors.Is(err, boundary.ErrNoKey) {
-		return true, nil
-	}
-	return gone, err
+	return b.Destroy(ctx, v.Handle)
 }

@@ -122,6 +122,16 @@ func (s suite) handles(t *testing.T) {
 		// Either answer is right; what matters is that nothing else goes.
 		_, _ = b.Destroy(t.Context(), handle)
 	}
+	// The config may have given a backend's name to another kind of backend, which
+	// knows nothing of the key: above all not that it is gone.
+	for kind, handle := range map[string]string{"arn:": "arn:aws:kms:eu-central-1:111122223333:key/" + uuid.NewString(), "pkcs11:": "pkcs11:id=%01;object=x"} {
+		if strings.HasPrefix(g.Handle, kind) {
+			continue
+		}
+		if gone, err := b.Destroy(t.Context(), handle); gone || err == nil {
+			t.Errorf("another backend's handle %q: Destroy = %t, %v, want an error", handle, gone, err)
+		}
+	}
 }
 
 func (s suite) destroys(t *testing.T) {

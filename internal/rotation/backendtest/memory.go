@@ -127,6 +127,8 @@ func (m *Memory) Destroy(ctx context.Context, handle string) (bool, error) {
 	return do(ctx, m, "destroy", func() (bool, error) {
 		key := m.keys[handle]
 		switch {
+		case key == nil && !strings.HasPrefix(handle, handlePrefix):
+			return false, fmt.Errorf("destroying a key: the handle is not one of this backend's: %w", boundary.ErrNoKey)
 		case key == nil:
 			return true, nil
 		case m.opts.DestroyDelay == 0:
@@ -243,8 +245,10 @@ func (k *memoryKey) found(handle string) boundary.Found {
 	return f
 }
 
+const handlePrefix = "memory:id="
+
 func handleOf(kid, label string) string {
-	return "memory:id=" + hex.EncodeToString([]byte(kid)) + ";object=" + label
+	return handlePrefix + hex.EncodeToString([]byte(kid)) + ";object=" + label
 }
 
 // canonical refuses a kid that is not a UUID in its one usual form.
