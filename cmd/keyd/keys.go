@@ -27,7 +27,7 @@ func keyCommands() []command {
 		versionCommandFor("activate", "make a version the active one: roll back, or hurry an announced one", true,
 			"The version that was active drains. Only an announced or draining version can\nbecome active.", (*client.Client).Activate),
 		versionCommandFor("compromise", "close a version at once and start a rotation", true,
-			"The version never opens again: envelopes still on their way to it are lost.\nThe answer lists what a person must do at the partner.", (*client.Client).Compromise),
+			"The version never opens again: envelopes still on their way to it are lost.\nThe answer lists what a person must do at the partner. While its deletion waits,\nit is deleted all the same, and can only be rescued as evidence.", (*client.Client).Compromise),
 		versionCommandFor("destroy", "delete a version's private key from the backend", true,
 			"Refused while the version may still be needed: compromise it first if its key\nmust go before its time.", (*client.Client).Destroy),
 		versionCommandFor("rescue", "call off the deletion of a version's private key", true,

@@ -74,6 +74,9 @@ func (d *draft) move(moves []Move, e Event) (kids []string, err error) {
 		}
 	}
 	for _, kid := range kids {
+		if late(moving[kid]) {
+			return nil, fmt.Errorf("version %s: %w: it is %s, was not compromised before, and cannot be kept as %s", kid, ErrTransition, Destroying, Compromised)
+		}
 		if err := d.putVersion(*moving[kid]); err != nil {
 			return nil, err
 		}
@@ -85,6 +88,14 @@ func (d *draft) move(moves []Move, e Event) (kids []string, err error) {
 		}
 	}
 	return kids, nil
+}
+
+// late reports whether a version was first called compromised while its deletion
+// was under way, and left there: it would count as kept. Back in Destroying it is
+// closed for ever, and deleted.
+func late(v *Version) bool {
+	n := len(v.History)
+	return v.State == Compromised && v.History[n-1].From == Destroying && !(&Version{History: v.History[:n-1]}).compromised()
 }
 
 // compromised reports whether a version ever was.
@@ -99,9 +110,6 @@ func (v *Version) move(m Move, e Event) error {
 	}
 	if m.To.Opens() && v.compromised() {
 		return fmt.Errorf("%w: it was compromised and never opens again", ErrTransition)
-	}
-	if m.To == Compromised && v.State == Destroying && !v.compromised() {
-		return fmt.Errorf("%w: it is %s and was not compromised before", ErrTransition, v.State)
 	}
 	if m.To.Opens() && !v.State.Opens() {
 		if err := ready(v); err != nil {

@@ -50,6 +50,24 @@ func TestOnlyTheTableMovesVersions(t *testing.T) {
 	}
 }
 
+// A leak may show when the deletion has begun: the version is closed for ever
+// and deleted all the same.
+func TestAVersionIsCompromisedWhileItsDeletionIsUnderWay(t *testing.T) {
+	r := checked(t)
+	bring(t, r, "other", registry.Active)
+	must(t, move(r, to("other", registry.Draining)))
+	bring(t, r, "kid", registry.Active)
+	for _, state := range []registry.State{registry.Draining, registry.Destroying} {
+		must(t, move(r, to("kid", state)))
+	}
+	must(t, move(r, to("kid", registry.Compromised), to("kid", registry.Destroying)))
+	wantErr(t, move(r, to("kid", registry.Draining)), registry.ErrTransition)
+	must(t, move(r, to("kid", registry.Compromised))) // had back, as evidence
+	if v, _ := r.Version("kid"); v.State != registry.Compromised {
+		t.Errorf("it is %s", v.State)
+	}
+}
+
 func TestAVersionIsHadBackAsItWas(t *testing.T) {
 	for name, c := range map[string]struct {
 		life []registry.State

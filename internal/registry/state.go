@@ -19,7 +19,8 @@ const (
 	// Compromised: never opens again; the private key is kept until destroyed.
 	Compromised State = "compromised"
 	// Destroying: deletion has been asked for or is pending. A backend that waits
-	// with it can be told not to: the version is then what it was before.
+	// with it can be told not to: the version is then what it was before. It may
+	// also be found to be compromised so late.
 	Destroying State = "destroying"
 	// Destroyed: the backend says the private key is gone.
 	Destroyed State = "destroyed"

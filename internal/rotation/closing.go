@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -12,15 +13,19 @@ import (
 
 // Compromise closes a version at once and for good, and has Run start a
 // rotation at once unless one is in flight that replaces it. Its private key
-// is kept until an operator destroys it: it may be evidence.
+// is kept until an operator destroys it: it may be evidence. One whose deletion
+// is under way is deleted all the same, and can no longer be rescued to open.
 func (e *Engine) Compromise(ctx context.Context, actor audit.Actor, kid, reason string, dryRun bool) (Change, error) {
 	v, key, err := e.find(kid)
 	record := entry("key.compromise", actor, key, kid, reason)
-	if err == nil && (!v.State.May(registry.Compromised) || v.State == registry.Destroying) {
-		err = fmt.Errorf("%w: it is %s and opens nothing", ErrState, v.State)
+	if err == nil && (!v.State.May(registry.Compromised) || v.State == registry.Destroying && closed(v)) {
+		err = fmt.Errorf("%w: it is %s and never opens again", ErrState, v.State)
 	}
 	if err != nil {
 		return e.no(ctx, record, dryRun, fmt.Errorf("closing %s as compromised: %w", kid, err))
+	}
+	if v.State == registry.Destroying {
+		return e.compromiseLate(ctx, actor, key, record, reason, dryRun)
 	}
 	versions := e.reg.Versions(key.Name)
 	successor := survey(key, versions, Facts{}).inFlight
@@ -44,6 +49,25 @@ func (e *Engine) Compromise(ctx context.Context, actor audit.Actor, kid, reason 
 			}
 		}
 		return e.move(actor, orDefault(reason, "compromised"), seq, registry.Move{KID: kid, To: registry.Compromised})
+	})
+}
+
+// compromiseLate closes for good a version whose deletion is under way.
+func (e *Engine) compromiseLate(ctx context.Context, actor audit.Actor, key registry.Key, record audit.Entry, reason string, dryRun bool) (Change, error) {
+	kid := record.KID
+	change := Change{Key: key.Name, KID: kid, Steps: []Step{{Name: "compromise", KID: kid, Reason: orDefault(reason, "asked for by an operator")},
+		{Name: StepDestroy, KID: kid, Reason: "its deletion goes on; keyd keys rescue keeps its private key as evidence, where that can be"}}}
+	unlock, err := e.lock(ctx, key.Name) // no rescue meanwhile
+	if err != nil {
+		return Change{}, fmt.Errorf("closing %s as compromised: %w", kid, err)
+	}
+	defer unlock()
+	return e.change(ctx, record, dryRun, change, func(seq uint64) error {
+		if v, err := e.reg.Version(kid); err != nil || v.State != registry.Destroying {
+			return fmt.Errorf("%w: it has become %s", errors.Join(ErrState, err), v.State)
+		}
+		return e.move(actor, orDefault(reason, "compromised"), seq,
+			registry.Move{KID: kid, To: registry.Compromised}, registry.Move{KID: kid, To: registry.Destroying})
 	})
 }
 

@@ -46,6 +46,7 @@ const (
 	saidSelfTest = "self_test" // the digest of the SelfTest
 	saidPublic   = "public"    // the fingerprint of the public key
 	saidLevel    = "level"     // the boundary level found
+	saidGone     = "gone"      // whether the backend says that the private key is gone; if not, its deletion waits
 )
 
 // Fingerprint is how a public key is named: the SHA-256, in hex, of its DER

@@ -159,8 +159,10 @@ func (e *Engine) DestroyOrphans(ctx context.Context, actor audit.Actor, backend 
 		o := &chosen[i]
 		one := withDetail(withDetail(record, "handle", o.Handle), "label", o.Label)
 		one.KID = o.KID
-		err := e.journal(ctx, one, func(uint64) (err error) {
-			o.Gone, err = e.cfg.Backends[backend].Destroy(ctx, o.Handle)
+		err := e.journalSaying(ctx, one, func(_ uint64, said map[string]string) (err error) {
+			if o.Gone, err = e.cfg.Backends[backend].Destroy(ctx, o.Handle); err == nil {
+				said[saidGone] = strconv.FormatBool(o.Gone)
+			}
 			return err
 		})
 		if err != nil {

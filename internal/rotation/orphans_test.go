@@ -3,6 +3,7 @@ package rotation_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -100,7 +101,7 @@ func TestAnOrphanIsDestroyedByItsHandleAlone(t *testing.T) {
 				if err != nil || len(left) != 1 || left[0].Handle != other.Handle {
 					w.t.Errorf("left are %+v, %v, want the other one", left, err)
 				}
-				if w.outcomes("orphan.destroy", audit.ResultOK, "") != 1 || w.refusals("orphan.destroy") < 6 ||
+				if w.recorded("orphan.destroy", "gone", strconv.FormatBool(atOnce)) != 1 || w.outcomes("orphan.destroy", audit.ResultOK, "") != 1 || w.refusals("orphan.destroy") < 6 ||
 					w.recorded("orphan.destroy", "handle", g.Handle) != 2 {
 					w.t.Errorf("the audit log has %+v", w.trail.all()[entries:])
 				}

@@ -108,6 +108,10 @@ func TestARescuedVersionDrainsAgain(t *testing.T) {
 		if got, _ := w.reg.Version(v.KID); got.State != registry.Destroyed {
 			w.t.Errorf("after the cloud's delay it is %s", got.State)
 		}
+		gone, waits := w.recorded("key.destroy", "gone", "true"), w.recorded("key.destroy", "gone", "false")
+		if gone != len(w.versions(registry.Destroyed)) || waits < 2 {
+			w.t.Errorf("the audit log says %d times that a key is gone, and %d times that its deletion waits: %s", gone, waits, w.describe())
+		}
 		if _, err := w.rescue(v.KID); !errors.Is(err, rotation.ErrState) {
 			w.t.Errorf("when it is gone: Rescue: %v, want ErrState", err)
 		}
@@ -169,6 +173,44 @@ func TestACompromisedKeyThatSomebodyEnabledIsFoundOut(t *testing.T) {
 			w.t.Errorf("Check says %+v", w.engine.Check(w.t.Context()))
 		}
 		w.must(w.cloud.Disable(w.t.Context(), v.Handle))
+	})
+}
+
+// A leak shows when the version's deletion has begun. It could be had back, and
+// would open.
+func TestAVersionThatIsBeingDestroyedCanStillBeCompromised(t *testing.T) {
+	inWorld(t, nil, func(w *world) {
+		v := w.createInCloud()
+		w.close(v, false)
+		compromise := func(dryRun bool) (rotation.Change, error) {
+			return w.engine.Compromise(w.t.Context(), operator, v.KID, "found in a log", dryRun)
+		}
+		change, err := compromise(true)
+		if err != nil || !strings.Contains(reasons(change), "its deletion goes on") {
+			w.t.Errorf("a dry run: %+v, %v", change, err)
+		}
+		versions := len(w.versions())
+		_, err = compromise(false)
+		w.must(err)
+		w.pass(0)
+		got, _ := w.reg.Version(v.KID)
+		if got.State != registry.Destroying || len(w.versions()) != versions {
+			w.t.Errorf("it is %s, want its deletion to go on, and no rotation for what no longer opens: %s", got.State, w.describe())
+		}
+		if _, err := compromise(false); !errors.Is(err, rotation.ErrState) {
+			w.t.Errorf("again: Compromise: %v, want ErrState", err)
+		}
+		w.check()
+		_, err = w.rescue(v.KID)
+		w.must(err)
+		w.pass(0)
+		if got, _ := w.reg.Version(v.KID); got.State != registry.Compromised || got.DisabledAt.IsZero() {
+			w.t.Errorf("rescued, it is %s (disabled %s)", got.State, got.DisabledAt)
+		}
+		env := backendtest.Seal(w.t, publicOf(w, v.KID), "A256GCM", []byte("x"), nil)
+		if _, err := w.cloud.Open(w.t.Context(), v.Handle, env); !errors.Is(err, boundary.ErrDisabled) {
+			w.t.Errorf("it can be used: %v", err)
+		}
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -275,12 +276,13 @@ func (e *Engine) destroy(ctx context.Context, key registry.Key, v registry.Versi
 	if err != nil {
 		return err
 	}
-	return e.journal(ctx, entry("key.destroy", audit.System, key, v.KID, ""), func(seq uint64) error {
+	return e.journalSaying(ctx, entry("key.destroy", audit.System, key, v.KID, ""), func(seq uint64, said map[string]string) error {
 		gone, err := remove(ctx, b, v)
-		switch {
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("destroying %s in %s: %w", v.KID, v.Backend, err)
-		case gone:
+		}
+		said[saidGone] = strconv.FormatBool(gone)
+		if gone {
 			return e.move(audit.System, "the backend says that the private key is gone", seq, registry.Move{KID: v.KID, To: registry.Destroyed})
 		}
 		_, err = e.reg.Amend(v.KID, func(v *registry.Version) error {
