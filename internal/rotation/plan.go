@@ -10,7 +10,7 @@ import (
 )
 
 // The steps of a version's life, in order. What a step does stands at the
-// method of the same name in steps.go.
+// method of the same name.
 const (
 	StepNone     = "none"      // nothing is to be done
 	StepIntent   = "intent"    // choose a kid and write it down

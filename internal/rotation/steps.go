@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,14 +14,9 @@ import (
 	"keyd/internal/registry"
 )
 
-const (
-	// clockSkew is how far validFrom is put into the past: a partner whose
-	// clock is behind ours must not take a new key for one of the future.
-	clockSkew = 5 * time.Minute
-	// deletionPoll is how often a backend that deletes keys with a delay is
-	// asked whether it has.
-	deletionPoll = 6 * time.Hour
-)
+// clockSkew is how far validFrom is put into the past: a partner whose clock is
+// behind ours must not take a new key for one of the future.
+const clockSkew = 5 * time.Minute
 
 // stepWithin bounds one step. A device or a partner that hangs is a failed try,
 // which status shows, and not a rotation that silently stands still.
@@ -260,44 +254,4 @@ func (e *Engine) activeOf(key string) (registry.Version, bool) {
 		}
 	}
 	return registry.Version{}, false
-}
-
-// closeForGood ends a version's life but for the deletion of its private key.
-func (e *Engine) closeForGood(ctx context.Context, actor audit.Actor, key registry.Key, v registry.Version, reason string) error {
-	return e.journal(ctx, entry("key.close", actor, key, v.KID, reason), func(seq uint64) error {
-		return e.move(actor, reason, seq, registry.Move{KID: v.KID, To: registry.Destroying})
-	})
-}
-
-// destroy deletes the private key, and is repeated until the backend says that
-// it is gone.
-func (e *Engine) destroy(ctx context.Context, key registry.Key, v registry.Version) error {
-	b, err := e.backend(v.Backend)
-	if err != nil {
-		return err
-	}
-	return e.journalSaying(ctx, entry("key.destroy", audit.System, key, v.KID, ""), func(seq uint64, said map[string]string) error {
-		gone, err := remove(ctx, b, v)
-		if err != nil {
-			return fmt.Errorf("destroying %s in %s: %w", v.KID, v.Backend, err)
-		}
-		said[saidGone] = strconv.FormatBool(gone)
-		if gone {
-			return e.move(audit.System, "the backend says that the private key is gone", seq, registry.Move{KID: v.KID, To: registry.Destroyed})
-		}
-		_, err = e.reg.Amend(v.KID, func(v *registry.Version) error {
-			v.Retry = registry.Retry{Step: StepDestroy, Next: now().Add(deletionPoll)}
-			return nil
-		})
-		return err
-	})
-}
-
-// remove deletes a version's private key. One that was never recorded may
-// still have been made: it stands under the name that its intent gave it.
-func remove(ctx context.Context, b Backend, v registry.Version) (gone bool, err error) {
-	if v.Handle == "" {
-		return true, b.Discard(ctx, specOf(v))
-	}
-	return b.Destroy(ctx, v.Handle)
 }
