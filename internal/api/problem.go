@@ -104,7 +104,7 @@ var kinds = []kind{
 	{err: errPartner, status: 502, code: "partner_error", title: "Asking the partner did not work", hint: "keyd partners refresh tries it again", detail: true},
 
 	{err: errForbidden, status: 403, code: "forbidden", title: "The caller may not do this", hint: "the roles in the config say who may; the refusal is in the audit log"},
-	{err: errNotClient, status: 403, code: "forbidden", title: "The caller may not do this", hint: "roles.clients in the config say whose user or group may seal and open for which partner; the refusal is in the audit log"},
+	{err: errNotClient, status: 403, code: "forbidden", title: "The caller may not do this", hint: "roles.clients in the config say whose user or group may seal and open for which partner (may: [crypt]) and who may call it (may: [call]); the refusal is in the audit log"},
 	{err: errBrowser, status: 403, code: "forbidden", title: "Requests made by a browser are refused", hint: "use keyd's own command, or curl with --unix-socket and the host keyd or localhost"},
 	{err: errNoRoute, status: 404, code: "not_found", title: "There is no such path on this listener", hint: "docs/api.md lists them; the client and the admin socket serve different ones"},
 	{err: errMethod, status: 405, code: "method_not_allowed", title: "The path does not take this method", hint: "the header Allow says which it takes"},
