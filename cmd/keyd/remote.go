@@ -23,6 +23,7 @@ type remote interface {
 	GetHeaders(kid string) http.Header
 	FetchKey(ctx context.Context) (id string, version int, algorithm string, public crypto.PublicKey, err error)
 	Frame(envelope []byte, version int) ([]byte, error)
+	Allows(method, path string) error
 	Do(ctx context.Context, r partner.Request) (*partner.Response, error)
 }
 
@@ -56,17 +57,28 @@ func (a adapter) Endpoint(method, path string) api.Endpoint {
 	return api.Endpoint{Direct: e.Direct != partner.DirectNever, Header: e.Header, Seal: e.Seal, PublicKey: e.PublicKey, Envelope: e.Envelope}
 }
 
+// Allows reports whether a request may be made.
+func (a adapter) Allows(method, path string) error {
+	return unsent(a.remote.Allows(method, path))
+}
+
+// unsent marks why a request was not sent.
+func unsent(err error) error {
+	switch {
+	case errors.Is(err, partner.ErrNotAllowed):
+		return fmt.Errorf("%w: %w", api.ErrCallNotAllowed, err)
+	case errors.Is(err, partner.ErrRequest):
+		return fmt.Errorf("%w: %w", api.ErrCallRequest, err)
+	}
+	return err
+}
+
 // Do sends a request.
 func (a adapter) Do(ctx context.Context, r api.Request) (*api.Response, error) {
 	res, err := a.remote.Do(ctx, partner.Request{Method: r.Method, Path: r.Path, Query: r.Query, Header: r.Header, Body: r.Body,
 		KID: r.KID, KeyID: r.KeyID, Authorization: r.Authorization})
-	switch {
-	case errors.Is(err, partner.ErrNotAllowed):
-		return nil, fmt.Errorf("%w: %w", api.ErrCallNotAllowed, err)
-	case errors.Is(err, partner.ErrRequest):
-		return nil, fmt.Errorf("%w: %w", api.ErrCallRequest, err)
-	case err != nil:
-		return nil, err
+	if err != nil {
+		return nil, unsent(err)
 	}
 	return &api.Response{Status: res.Status, Header: res.Header, Body: res.Body, Envelope: res.Envelope, Stale: res.Kind == partner.KindStale,
 		RetryAfter: int((res.RetryAfter + time.Second - 1) / time.Second)}, nil

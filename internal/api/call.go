@@ -90,6 +90,9 @@ func (s *Server) recordCall(ctx context.Context, e audit.Entry, out *outcome, fa
 // so is one that changes nothing, a GET, whose answer does not open. Any other
 // whose answer does not open has had its effect, and is not repeated.
 func (s *Server) carryOut(ctx context.Context, actor audit.Actor, p *Partner, c *call) (*outcome, error) {
+	if err := p.Remote.Allows(c.request.Method, c.request.Path); err != nil { // before the partner is asked for a key
+		return &outcome{}, callFailure(ctx, err)
+	}
 	out, err := s.tryOnce(ctx, actor, p, c)
 	if err != nil {
 		return out, err

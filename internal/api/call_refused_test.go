@@ -30,6 +30,26 @@ func TestWhatTheConfigDoesNotAllowIsRefusedAndOnRecord(t *testing.T) {
 	}
 }
 
+func TestNothingIsDoneForACallThatTheConfigDoesNotAllow(t *testing.T) {
+	r, f := newCallRig(t, func(api.Request, int) (*api.Response, error) { return inClear(200, "{}"), nil })
+	f.refuses = fmt.Errorf("%w: POST /v1/cases", api.ErrCallNotAllowed)
+	direct := post("x")
+	direct.Direct = new(true)
+	r.call(direct).wants(t, 403, "call_not_allowed")
+	entries := r.last(2)
+	if len(entries) != 2 || entries[0].Action != "call" || entries[0].Phase != "intent" || entries[1].Result != "refused" { // and no exchange between them
+		t.Errorf("on record: %+v", entries)
+	}
+	if len(f.got) != 0 {
+		t.Errorf("sent %+v", f.got)
+	}
+	f.refuses = nil
+	r.call(direct)
+	if entries := r.last(4); entries[1].Action != "exchange.begin" { // as it is when a call is allowed
+		t.Errorf("on record: %+v", entries)
+	}
+}
+
 func TestCallsAreAGrantOfTheirOwn(t *testing.T) {
 	me := []int{os.Getuid()}
 	answers := func(api.Request, int) (*api.Response, error) { return inClear(200, "{}"), nil }

@@ -95,6 +95,9 @@ type Remote interface {
 	// PublicKey writes a public key of ours as JSON, as the partner wants it in a
 	// body, with KeyInBody. kid is "" for one that was made for a reply.
 	PublicKey(public crypto.PublicKey, kid string) (json.RawMessage, error)
+	// Allows reports whether the config allows a request, before anything is done
+	// for it: nil, ErrCallNotAllowed or ErrCallRequest.
+	Allows(method, path string) error
 	// Do sends a request, if the config allows it. An error is that it was not
 	// sent (ErrCallNotAllowed, ErrCallRequest) or not answered.
 	Do(ctx context.Context, r Request) (*Response, error)

@@ -3,9 +3,6 @@ package exchange_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"slices"
 	"strings"
@@ -268,78 +265,6 @@ func TestAKeyThatTheBackendDoesNotForgetIsTold(t *testing.T) {
 	}
 }
 
-func TestAReplyToAKeyMadeForItOpensOnce(t *testing.T) {
-	for _, curve := range boundary.Curves {
-		for _, alg := range []jwe.SealAlg{jwe.SealECDHES, jwe.SealECDHESA128KW, jwe.SealECDHESA256KW} {
-			for _, enc := range encs {
-				tab := newTable(t)
-				ticket, public, err := tab.Ephemeral(owner, curve, algs, encs)
-				if err != nil || ticket.Kind != exchange.Ephemeral || ticket.Held != exchange.Host {
-					t.Fatalf("%s: got %+v, %v", curve, ticket, err)
-				}
-				compact := answer(t, public, alg, enc, "card")
-				tab.opens(owner, ticket.ID, compact, "card")
-				tab.refuses(owner, ticket.ID, compact, exchange.ErrUnknown)
-			}
-		}
-	}
-}
-
-// A reply may hold several values that are sealed each by itself.
-func TestSeveralEnvelopesOfOneReplyOpenTogetherOrNotAtAll(t *testing.T) {
-	tab := newTable(t)
-	token := &slow{Holder: memoryToken()}
-	ticket, cek := tab.seal(owner, token, boundary.A256GCM)
-	one, two := reply(t, cek, boundary.A256GCM, "one"), reply(t, cek, boundary.A256GCM, "two")
-	bad := reply(t, make([]byte, 32), boundary.A256GCM, "x")
-	if got, err := tab.Open(t.Context(), owner, ticket.ID, most, one, bad); got != nil || !errors.Is(err, boundary.ErrOpen) {
-		t.Errorf("got %v, %v", got, err)
-	}
-	if got, err := tab.Open(t.Context(), owner, ticket.ID, most, two, []byte("x")); got != nil || !errors.Is(err, jwe.ErrMalformed) {
-		t.Errorf("got %v, %v", got, err)
-	}
-	if got, err := tab.Open(t.Context(), owner, ticket.ID, most); got != nil || !errors.Is(err, jwe.ErrMalformed) {
-		t.Errorf("no envelope at all: got %v, %v", got, err)
-	}
-	if last := token.opened.Load(); bytes.Contains(last.Plaintext, []byte("two")) {
-		t.Error("what had opened was not wiped")
-	}
-	got, err := tab.Open(t.Context(), owner, ticket.ID, most, one, two)
-	if err != nil || len(got) != 2 || string(got[0].Plaintext)+string(got[1].Plaintext) != "onetwo" {
-		t.Errorf("got %v, %v", got, err)
-	}
-	tab.refuses(owner, ticket.ID, one, exchange.ErrUnknown)
-}
-
-func TestAnEphemeralExchangeOpensNothingElse(t *testing.T) {
-	tab := newTable(t, func(c *exchange.Config) { c.PerPartner, c.PerUser = 100, 100 })
-	ticket, public, err := tab.Ephemeral(owner, "P-256", []string{boundary.ECDHES, boundary.RSAOAEP256, boundary.Direct}, []string{boundary.A256GCM})
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	onP384, err := other.ECDH()
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, cek := tab.seal(owner, nil, boundary.A256GCM)
-	tab.refuses(owner, ticket.ID, reply(t, cek, boundary.A256GCM, "x"), jwe.ErrAlgorithm)
-	tab.refuses(owner, ticket.ID, answer(t, public, jwe.SealECDHESA256KW, boundary.A256GCM, "x"), jwe.ErrAlgorithm)
-	tab.refuses(owner, ticket.ID, answer(t, public, jwe.SealECDHES, boundary.A128GCM, "x"), jwe.ErrAlgorithm)
-	tab.refuses(owner, ticket.ID, answer(t, onP384.PublicKey(), jwe.SealECDHES, boundary.A256GCM, "x"), boundary.ErrOpen)
-	rsaKey := jose.Recipient{Algorithm: jose.RSA_OAEP_256, Key: &theirs().PublicKey}
-	tab.refuses(owner, ticket.ID, sealed(t, rsaKey, boundary.A256GCM, "x"), boundary.ErrOpen)
-	tab.opens(owner, ticket.ID, answer(t, public, jwe.SealECDHES, boundary.A256GCM, "x"), "x")
-	for _, curve := range []string{"", "P-224", "X25519"} {
-		if _, _, err := tab.Ephemeral(owner, curve, algs, encs); !errors.Is(err, boundary.ErrUnsupported) {
-			t.Errorf("a key on %q: %v", curve, err)
-		}
-	}
-}
-
 func TestExchangesAreBounded(t *testing.T) {
 	tab := newTable(t)
 	other := exchange.Owner{Partner: "wise", UID: 1001}
@@ -385,86 +310,6 @@ func TestKeysOfTheWrongLengthAreNotHeld(t *testing.T) {
 	if n := tab.Count(); len(n) != 0 {
 		t.Errorf("open: %v", n)
 	}
-}
-
-func TestStoppingEndsWhatIsOpenAndBeginsNothingMore(t *testing.T) {
-	tab := newTable(t)
-	token := memoryToken()
-	tab.seal(owner, token, boundary.A256GCM)
-	ticket, cek := tab.seal(owner, nil, boundary.A256GCM)
-	if err := tab.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if how := tab.ends.how(); !slices.Equal(how, []string{exchange.Stopped, exchange.Stopped}) || token.Calls("release") != 1 {
-		t.Errorf("ended with %q", how)
-	}
-	tab.refuses(owner, ticket.ID, reply(t, cek, boundary.A256GCM, "x"), exchange.ErrUnknown)
-	if _, err := tab.Direct(t.Context(), owner, nil, boundary.A256GCM, make([]byte, 32)); err == nil {
-		t.Error("an exchange was begun after the end")
-	}
-}
-
-// late is a holder that has the table closed while it holds a key.
-type late struct {
-	exchange.Holder
-	close func()
-}
-
-func (l *late) Hold(ctx context.Context, enc string, cek []byte) (string, error) {
-	l.close()
-	return l.Holder.Hold(ctx, enc, cek)
-}
-
-func TestStoppingWaitsForWhatIsBeingBegun(t *testing.T) {
-	tab := newTable(t)
-	token := memoryToken()
-	done := make(chan error, 1)
-	holder := &late{token, func() {
-		go func() { done <- tab.Close(context.Background()) }()
-		for !tab.stopped() {
-			time.Sleep(time.Millisecond)
-		}
-	}}
-	if ticket, err := tab.Direct(t.Context(), owner, holder, boundary.A256GCM, make([]byte, 32)); err == nil {
-		t.Errorf("got %+v", ticket)
-	}
-	if err := <-done; err != nil {
-		t.Errorf("Close: %v", err)
-	}
-	if n := token.Calls("release"); n != 1 {
-		t.Errorf("the token was asked %d times to release the key, want once", n)
-	}
-}
-
-// stopped reports whether nothing can be begun any more.
-func (tab *table) stopped() bool {
-	ticket, _, err := tab.Ephemeral(exchange.Owner{Partner: "probe"}, "P-256", algs, encs)
-	if err == nil {
-		tab.Drop(context.Background(), exchange.Owner{Partner: "probe"}, ticket.ID)
-	}
-	return err != nil
-}
-
-func TestStoppingDoesNotWaitForEver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		over := &ends{}
-		tab, err := exchange.New(exchange.Config{TTL: ttl, PerPartner: 1, PerUser: 1, Partners: 1, Over: over.add})
-		if err != nil {
-			t.Fatal(err)
-		}
-		token := &slow{Holder: memoryToken(), takes: time.Hour}
-		ticket, cek := (&table{tab, t, over}).seal(owner, token, boundary.A256GCM)
-		go func() {
-			_, _ = tab.Open(context.Background(), owner, ticket.ID, most, reply(t, cek, boundary.A256GCM, "x"))
-		}()
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if err := tab.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Close: %v", err)
-		}
-		time.Sleep(time.Hour) // the goroutines end when the token does answer
-	})
 }
 
 func TestATableMustBeBounded(t *testing.T) {

@@ -22,6 +22,7 @@ type abilities interface {
 	Headers(kid string) http.Header
 	GetHeaders(kid string) http.Header
 	Frame(envelope []byte, version int) ([]byte, error)
+	Allows(method, path string) error
 	Do(ctx context.Context, req partner.Request) (*partner.Response, error)
 }
 
@@ -99,6 +100,11 @@ func TestWhatEveryPartnerCanDo(t *testing.T) {
 				res, err := try()
 				if res != nil || !errors.Is(err, partner.ErrRequest) && !errors.Is(err, partner.ErrNotAllowed) || strings.Contains(err.Error(), "1234") {
 					t.Errorf("%s: got %+v, %v", why, res, err)
+				}
+			}
+			for path, want := range map[string]error{"/v1/x": nil, "/v2/x": partner.ErrNotAllowed, "/v1/../x": partner.ErrRequest, "//evil.example/v1/x": partner.ErrRequest} {
+				if err := a.Allows("POST", path); !errors.Is(err, want) {
+					t.Errorf("%s: got %v, want %v", path, err, want)
 				}
 			}
 			if len(h.seen) != 0 {

@@ -67,6 +67,9 @@ type gate struct {
 // came back. read decides what an answer is.
 func (g *gate) do(ctx context.Context, req Request, to Endpoint, own http.Header,
 	read func(Request, *answer) (*Response, error)) (*Response, error) {
+	if err := g.Allows(req.Method, req.Path); err != nil {
+		return nil, err
+	}
 	header, err := g.admit(req, to, own)
 	if err != nil {
 		return nil, g.refuse("%w", err)
@@ -97,23 +100,31 @@ func (g *gate) refuse(format string, args ...any) error {
 	return g.exchange.failed(call{op: opCall}, &answer{}, fmt.Errorf(format, args...))
 }
 
+// Allows reports why a request may not be made, before anything is sealed for it
+// or asked of the partner: an ErrRequest or an ErrNotAllowed. Do asks again.
+func (g *gate) Allows(method, path string) error {
+	switch err := checkPath(path); {
+	case !slices.Contains(methods, method):
+		return g.refuse("%w: method %q: want %s", ErrRequest, method, strings.Join(methods, ", "))
+	case err != nil:
+		return g.refuse("%w: path %q: %w", ErrRequest, path, err)
+	case under(g.reserved, path):
+		return g.refuse("%w: %s is for keyd itself", ErrNotAllowed, path)
+	case !slices.ContainsFunc(g.allow, func(a Allow) bool { return a.includes(method, path) }):
+		return g.refuse("%w: %s %s", ErrNotAllowed, method, path)
+	}
+	return nil
+}
+
 // admit checks a request and returns the headers it goes out with.
 func (g *gate) admit(req Request, to Endpoint, own http.Header) (http.Header, error) {
-	switch err := checkPath(req.Path); {
-	case !slices.Contains(methods, req.Method):
-		return nil, fmt.Errorf("%w: method %q: want %s", ErrRequest, req.Method, strings.Join(methods, ", "))
-	case err != nil:
-		return nil, fmt.Errorf("%w: path %q: %w", ErrRequest, req.Path, err)
+	switch {
 	case len(req.Query.Encode()) > maxPath:
 		return nil, fmt.Errorf("%w: a query longer than %d bytes", ErrRequest, maxPath)
 	case req.Method == http.MethodGet && len(req.Body) > 0:
 		return nil, fmt.Errorf("%w: a GET with a body", ErrRequest)
 	case len(req.Body) > g.exchange.most:
 		return nil, fmt.Errorf("%w: a body of more than %d bytes", ErrRequest, g.exchange.most)
-	case under(g.reserved, req.Path):
-		return nil, fmt.Errorf("%w: %s is for keyd itself", ErrNotAllowed, req.Path)
-	case !slices.ContainsFunc(g.allow, func(a Allow) bool { return a.includes(req.Method, req.Path) }):
-		return nil, fmt.Errorf("%w: %s %s", ErrNotAllowed, req.Method, req.Path)
 	}
 	header, err := g.callersHeader(req.Header)
 	if err != nil {

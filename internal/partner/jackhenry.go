@@ -112,7 +112,7 @@ type JackHenry struct {
 	cfg      JackHenryConfig
 	exchange *exchange
 	tokens   *tokenSource // nil with AuthCaller
-	gate     *gate
+	*gate
 }
 
 // NewJackHenry checks the config and returns a client. It makes no call.
@@ -186,7 +186,7 @@ func (j *JackHenry) FetchKey(ctx context.Context) (id string, version int, algor
 // says that requests carry theirs.
 func (j *JackHenry) FetchKeyAs(ctx context.Context, authorization string) (id string, version int, algorithm string, public crypto.PublicKey, err error) {
 	c := j.keyCall(&id, &public)
-	if _, err := j.gate.authorize(ctx, &c, authorization); err != nil {
+	if _, err := j.authorize(ctx, &c, authorization); err != nil {
 		return "", 0, "", nil, err
 	}
 	if err := j.exchange.do(ctx, c); err != nil {
@@ -237,12 +237,12 @@ func (j *JackHenry) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 {
 		own = j.Headers("")
 		if err := checkFields(req.Body, to); err != nil {
-			return nil, j.gate.refuse("%w", err)
+			return nil, j.refuse("%w", err)
 		}
 	}
 	id := cmp.Or(headerOf(req.Header, requestIDHeader), uuid.NewString())
 	to.Header.Set(requestIDHeader, id)
-	res, err := j.gate.do(ctx, req, to, own, j.cfg.readStale(http.StatusBadRequest, http.StatusInternalServerError))
+	res, err := j.do(ctx, req, to, own, j.cfg.readStale(http.StatusBadRequest, http.StatusInternalServerError))
 	if err == nil && res.Header.Get(requestIDHeader) == "" {
 		res.Header.Set(requestIDHeader, id) // for the caller, to whom it may be new
 	}

@@ -145,7 +145,7 @@ type JWE struct {
 	cfg      JWEConfig
 	exchange *exchange
 	tokens   *tokenSource
-	gate     *gate
+	*gate
 }
 
 // NewJWE checks the config and returns a client. It makes no call.

@@ -35,10 +35,10 @@ func (j *JWE) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 {
 		own = j.HeadersTo(req.KID, req.KeyID)
 		if err := j.checkBody(req.Body, to); err != nil {
-			return nil, j.gate.refuse("%w", err)
+			return nil, j.refuse("%w", err)
 		}
 	}
-	return j.gate.do(ctx, req, to, own, j.read)
+	return j.do(ctx, req, to, own, j.read)
 }
 
 func (j *JWE) checkBody(body []byte, to Endpoint) error {

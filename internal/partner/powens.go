@@ -70,7 +70,7 @@ type Powens struct {
 	cfg      PowensConfig
 	exchange *exchange
 	tokens   *tokenSource
-	gate     *gate
+	*gate
 }
 
 // NewPowens checks the config and returns a client. It makes no call.
@@ -158,10 +158,10 @@ func (p *Powens) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 {
 		own = p.Headers("")
 		if err := checkFields(req.Body, to); err != nil {
-			return nil, p.gate.refuse("%w", err)
+			return nil, p.refuse("%w", err)
 		}
 	}
-	return p.gate.do(ctx, req, to, own, p.read)
+	return p.do(ctx, req, to, own, p.read)
 }
 
 // read tells answers apart by the code of an error: {code, description, message,

@@ -81,7 +81,7 @@ func (c *VenlyConfig) check() (wrong complaints) {
 type Venly struct {
 	cfg      VenlyConfig
 	exchange *exchange
-	gate     *gate
+	*gate
 }
 
 // NewVenly checks the config and returns a client. It makes no call.
@@ -190,10 +190,10 @@ func (v *Venly) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 {
 		own = v.Headers("")
 		if err := checkVenlyBody(req.Path, req.Body); err != nil {
-			return nil, v.gate.refuse("%w", err)
+			return nil, v.refuse("%w", err)
 		}
 	}
-	return v.gate.do(ctx, req, v.Endpoint(req.Method, req.Path), own, v.cfg.readStale(http.StatusBadRequest, http.StatusInternalServerError))
+	return v.do(ctx, req, v.Endpoint(req.Method, req.Path), own, v.cfg.readStale(http.StatusBadRequest, http.StatusInternalServerError))
 }
 
 // checkVenlyBody looks for PINs in the places that the API has for them.

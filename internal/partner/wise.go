@@ -130,8 +130,8 @@ type Wise struct {
 	cfg      WiseConfig
 	exchange *exchange
 	tokens   *tokenSource
-	gate     *gate
-	logger   *slog.Logger
+	*gate
+	logger *slog.Logger
 }
 
 // NewWise checks the config and returns a client. It makes no call.

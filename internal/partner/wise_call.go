@@ -68,13 +68,13 @@ func (w *Wise) Frame(envelope []byte, _ int) ([]byte, error) { return envelope, 
 // that is not sealed is refused.
 func (w *Wise) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 && !isCompact(req.Body) {
-		return nil, w.gate.refuse("%w: the body is not a compact JWE", ErrRequest)
+		return nil, w.refuse("%w: the body is not a compact JWE", ErrRequest)
 	}
 	own := w.GetHeaders(req.KID)
 	if len(req.Body) > 0 {
 		own = w.Headers(req.KID)
 	}
-	return w.gate.do(ctx, req, w.Endpoint(req.Method, req.Path), own, w.read)
+	return w.do(ctx, req, w.Endpoint(req.Method, req.Path), own, w.read)
 }
 
 // read tells Wise's answers apart: what it seals is of a type of its own, what is

@@ -51,7 +51,7 @@ func (c *WiseCardConfig) check() (wrong complaints) {
 type WiseCard struct {
 	cfg      WiseCardConfig
 	exchange *exchange
-	gate     *gate
+	*gate
 }
 
 // NewWiseCard checks the config and returns a client. It makes no call.
@@ -118,7 +118,7 @@ func (w *WiseCard) FetchKey(context.Context) (id string, version int, algorithm 
 func (w *WiseCard) FetchKeyAs(ctx context.Context, authorization string) (id string, version int, algorithm string, public crypto.PublicKey, err error) {
 	c := call{op: opKey, method: http.MethodGet, path: cardKeyPath, header: http.Header{"Accept": {jsonType}},
 		want: []int{http.StatusOK}}
-	if _, err := w.gate.authorize(ctx, &c, authorization); err != nil {
+	if _, err := w.authorize(ctx, &c, authorization); err != nil {
 		return "", 0, "", nil, err
 	}
 	c.read = func(a *answer) (err error) {
@@ -176,10 +176,10 @@ func (w *WiseCard) Do(ctx context.Context, req Request) (*Response, error) {
 	if len(req.Body) > 0 {
 		own = w.Headers("")
 		if err := checkFrame(req.Body); err != nil {
-			return nil, w.gate.refuse("%w", err)
+			return nil, w.refuse("%w", err)
 		}
 	}
-	return w.gate.do(ctx, req, w.Endpoint(req.Method, req.Path), own, w.read)
+	return w.do(ctx, req, w.Endpoint(req.Method, req.Path), own, w.read)
 }
 
 // checkFrame refuses what is not a frame around an envelope and nothing else.
