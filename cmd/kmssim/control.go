@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -30,6 +31,9 @@ func handler(region string) http.Handler {
 		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16))
 		dec.DisallowUnknownFields()
 		err := dec.Decode(&f)
+		if err == nil && f.Op != "" && !kmstest.Pretends(f.Op) {
+			err = fmt.Errorf("op %q: kmssim does not pretend it", f.Op)
+		}
 		var delay time.Duration
 		if err == nil && f.Delay != "" {
 			delay, err = time.ParseDuration(f.Delay)

@@ -21,7 +21,7 @@ func TestFaultsAreAskedForAndTakenBack(t *testing.T) {
 		h.ServeHTTP(w, r)
 		return w
 	}
-	for _, bad := range []string{"", "{", `{"opp":"Decrypt"}`, `{"delay":"soon"}`} {
+	for _, bad := range []string{"", "{", `{"opp":"Decrypt"}`, `{"op":"Decypt"}`, `{"delay":"soon"}`} {
 		if w := ask(http.MethodPost, "/sim/faults", bad); w.Code != http.StatusBadRequest {
 			t.Errorf("%q: got %d", bad, w.Code)
 		}

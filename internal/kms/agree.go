@@ -65,7 +65,7 @@ func (b *Backend) curve(ctx context.Context, handle string) (ecdh.Curve, error) 
 	if known, ok := b.curves.Load(handle); ok {
 		return known.(ecdh.Curve), nil
 	}
-	public, _, err := b.public(ctx, handle)
+	public, err := b.public(ctx, handle)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
@@ -73,7 +72,7 @@ func (b *Backend) found(ctx context.Context, key *types.KeyMetadata) (boundary.F
 	if leaving(key.KeyState) {
 		return boundary.Found{}, ErrPendingDeletion
 	}
-	public, _, err := b.public(ctx, *key.Arn)
+	public, err := b.public(ctx, *key.Arn)
 	if err != nil {
 		return boundary.Found{}, err
 	}
@@ -146,17 +145,27 @@ func (b *Backend) look(ctx context.Context, f *boundary.Found) error {
 			return err
 		}
 	}
-	public, out, err := b.public(ctx, f.Handle)
+	key, err := b.describe(ctx, f.Handle)
 	switch {
-	case err == nil:
-		f.Public = public
-		can := abilityOfPublic(out)
-		f.Evidence = boundary.Evidence{At: time.Now().UTC(), Backend: "kms", Device: b.device(), Mechanism: string(out.KeySpec),
-			Level: levels[can.algorithm()], Attributes: can.attributes()}
+	case !f.Managed && errors.Is(err, ErrDenied):
+		return nil // it is not for us to look at
+	case errors.Is(err, boundary.ErrNoKey) || err == nil && leaving(key.KeyState):
+		*f = boundary.Found{}
+		return nil
+	case err != nil:
+		return err
+	}
+	f.Evidence = b.evidence(key)
+	if err := b.described(key, f.KID); f.Managed && err != nil {
+		b.leftAlone(ctx, err)
+		f.Managed, f.KID = false, ""
+	}
+	f.Public, err = b.public(ctx, f.Handle)
+	switch {
 	case errors.Is(err, boundary.ErrNoKey):
 		*f = boundary.Found{}
-	case !f.Managed && errors.Is(err, ErrDenied): // it is not for us to look at
-	case !errors.Is(err, boundary.ErrDisabled) && !errors.Is(err, ErrUsage):
+	case err == nil, errors.Is(err, boundary.ErrDisabled), errors.Is(err, ErrUsage), !f.Managed && errors.Is(err, ErrDenied):
+	default:
 		return err
 	}
 	return nil

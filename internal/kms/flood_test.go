@@ -19,7 +19,6 @@ import (
 
 // onSocket is a backend that speaks to a server on a real socket through the
 // client it makes for itself, and how many connections were opened so far.
-
 func onSocket(t testing.TB, s *kmstest.Server, cfg kms.Config) (*kms.Backend, *atomic.Int64) {
 	t.Helper()
 	opened := &atomic.Int64{}

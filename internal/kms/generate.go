@@ -54,7 +54,7 @@ func (b *Backend) generate(ctx context.Context, spec boundary.Spec) (boundary.Ge
 			return none, err
 		}
 	}
-	public, _, err := b.public(ctx, *key.Arn)
+	public, err := b.public(ctx, *key.Arn)
 	if err != nil {
 		return none, err
 	}

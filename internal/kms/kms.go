@@ -89,6 +89,12 @@ var (
 	keyARN = regexp.MustCompile(`^arn:aws[a-z-]*:kms:([a-z0-9-]+):([0-9]{12}):key/([0-9a-f-]{36}|mrk-[0-9a-f]{32})$`)
 )
 
+// maxTags are those of the config, beside keyd's three.
+const maxTags = 47
+
+// tagText is what KMS takes for the name and the value of a tag.
+var tagText = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
+
 // maxPolicy is the size of a key policy in bytes.
 const maxPolicy = 32768
 
@@ -111,8 +117,10 @@ func (c *Config) complete() error {
 	check(c.CustomKeyStore == "", "custom key store %q: AWS KMS makes symmetric keys only in one (CreateKey, CustomKeyStoreId); "+
 		"for keys in your CloudHSM cluster use a backend of type pkcs11 with the cluster's own library", c.CustomKeyStore)
 	check(c.Policy == "" || len(c.Policy) <= maxPolicy && json.Valid([]byte(c.Policy)), "the key policy is not JSON, or above %d bytes", maxPolicy)
+	check(len(c.Tags) <= maxTags, "%d tags: want at most %d, KMS has room for 50 with keyd's own", len(c.Tags), maxTags)
 	for name, value := range c.Tags {
 		check(name != "" && len(name) <= 128 && len(value) <= 256, "tag %q: its name or value is empty or too long", name)
+		check(tagText.MatchString(name+value), "tag %q: want letters, digits, spaces and _ . : / = + - @ in its name and value", name)
 		check(!strings.HasPrefix(name, "keyd:") && !strings.HasPrefix(name, "aws:"), "tag %q: that prefix is reserved", name)
 	}
 	check(c.Timeout > 0, "timeout %s: want more than nothing", c.Timeout)

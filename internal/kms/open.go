@@ -122,7 +122,7 @@ func (b *Backend) Public(ctx context.Context, handle string) (crypto.PublicKey, 
 	if err := b.checkHandle(handle); err != nil {
 		return nil, fmt.Errorf("reading a public key: %w", err)
 	}
-	public, _, err := b.public(ctx, handle)
+	public, err := b.public(ctx, handle)
 	if err != nil {
 		return nil, fmt.Errorf("reading a public key: %w", err)
 	}
@@ -130,11 +130,10 @@ func (b *Backend) Public(ctx context.Context, handle string) (crypto.PublicKey, 
 }
 
 // public reads the public half of a key that keyd can use.
-func (b *Backend) public(ctx context.Context, id string) (crypto.PublicKey, *kms.GetPublicKeyOutput, error) {
+func (b *Backend) public(ctx context.Context, id string) (crypto.PublicKey, error) {
 	out, err := call(ctx, b, looking, "GetPublicKey", b.client.GetPublicKey, &kms.GetPublicKeyInput{KeyId: &id})
 	if err != nil {
-		return nil, nil, b.clarify(ctx, id, err)
+		return nil, b.clarify(ctx, id, err)
 	}
-	public, err := parsePublic(out)
-	return public, out, err
+	return parsePublic(out)
 }

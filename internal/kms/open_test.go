@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ecdh"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -201,6 +202,14 @@ func TestOpenChecksItsConfigWhole(t *testing.T) {
 		}
 	}
 	cfg := config(t, kmstest.New(kmstest.Options{}))
+	cfg.Tags = map[string]string{"team": "pay;roll"}
+	for i := range 47 {
+		cfg.Tags[fmt.Sprint("cost center ", i)] = "a.b:c/d=e+f-g@h_é"
+	}
+	if _, err := kms.Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "48 tags") || strings.Count(err.Error(), "want letters") != 1 {
+		t.Errorf("48 tags, one of them not KMS's to have: %v", err)
+	}
+	cfg = config(t, kmstest.New(kmstest.Options{}))
 	cfg.Profile = "none"
 	if _, err := kms.Open(t.Context(), cfg); err == nil {
 		t.Error("a profile that is not there was accepted")

@@ -66,14 +66,20 @@ var errNotOurs = errors.New("the key was not made by keyd")
 // are no proof either: whoever may set them need not be one who may make keys, or
 // delete them, and would have keyd announce or delete a key of their choice.
 func (b *Backend) ours(key *types.KeyMetadata, kid string) error {
-	problems := b.evidence(key).Problems
-	if d := deref(key.Description); !strings.HasPrefix(d, b.description()) || !strings.HasSuffix(d, "/"+kid) {
-		problems = append(problems, fmt.Sprintf("Description=%.300q", d))
-	}
-	if len(problems) > 0 {
+	if problems := b.evidence(key).Problems; len(problems) > 0 {
 		return fmt.Errorf("%w: %s: %s", errNotOurs, *key.Arn, strings.Join(problems, "; "))
 	}
-	return nil
+	return b.described(key, kid)
+}
+
+// described reports that a key has not the description with which keyd makes
+// one for a kid.
+func (b *Backend) described(key *types.KeyMetadata, kid string) error {
+	d := deref(key.Description)
+	if strings.HasPrefix(d, b.description()) && strings.HasSuffix(d, "/"+kid) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: Description=%.300q", errNotOurs, *key.Arn, d)
 }
 
 // description is what those of this instance's keys begin with.

@@ -10,6 +10,8 @@ import (
 	"keyd/internal/boundary"
 	"keyd/internal/kms"
 	"keyd/internal/kms/kmstest"
+
+	"github.com/google/uuid"
 )
 
 func TestGenerateRefusesAnAliasThatLies(t *testing.T) {
@@ -40,17 +42,20 @@ func create(t *testing.T, s *kmstest.Server, kid, description string, multiRegio
 // Whoever may set tags would have keyd announce a key of theirs, or delete one
 // that they may not delete.
 func TestTagsAloneMakeNoKeyKeyds(t *testing.T) {
-	s := kmstest.New(kmstest.Options{})
-	b, sp := open(t, s), spec()
-	payroll := create(t, s, sp.KID, "payroll", false)
-	if g := generate(t, b, sp); g.Handle == payroll.ARN {
-		t.Error("Generate adopted somebody's key")
-	}
-	if err := b.Discard(t.Context(), sp); err != nil {
-		t.Fatal(err)
-	}
-	if keys := s.Keys(); len(keys) != 2 || keys[0].State != kmstest.Enabled || keys[1].State != kmstest.PendingDeletion {
-		t.Errorf("after Discard there stand %+v, want somebody's key untouched", keys)
+	sp := spec()
+	for _, description := range []string{"", "payroll", "keyd/other/wise-response/" + sp.KID, "keyd/test/wise-response/" + uuid.NewString()} {
+		s := kmstest.New(kmstest.Options{})
+		b := open(t, s)
+		theirs := create(t, s, sp.KID, description, false)
+		if g := generate(t, b, sp); g.Handle == theirs.ARN {
+			t.Errorf("%q: Generate adopted somebody's key", description)
+		}
+		if err := b.Discard(t.Context(), sp); err != nil {
+			t.Fatal(err)
+		}
+		if keys := s.Keys(); len(keys) != 2 || keys[0].State != kmstest.Enabled || keys[1].State != kmstest.PendingDeletion {
+			t.Errorf("%q: after Discard there stand %+v, want somebody's key untouched", description, keys)
+		}
 	}
 }
 

@@ -47,8 +47,8 @@ func TestASweepOfAFullAccountCostsFewCalls(t *testing.T) {
 	crowd(t, s, foreign, unnamed)
 	b := open(t, s)
 	own := generate(t, b, spec())
-	request(t, s, "CreateKey", map[string]any{"KeySpec": "RSA_2048", "KeyUsage": "ENCRYPT_DECRYPT", "Tags": []map[string]string{
-		{"TagKey": "keyd:instance", "TagValue": "test"}, {"TagKey": "keyd:kid", "TagValue": uuid.NewString()}}})
+	stray := uuid.NewString()
+	create(t, s, stray, "keyd/test/wise-response/"+stray, false)
 	b = open(t, s) // knows nothing yet
 	sweep := func() map[string]int {
 		return calls(s, func() {
@@ -60,10 +60,10 @@ func TestASweepOfAFullAccountCostsFewCalls(t *testing.T) {
 	}
 	first, second := sweep(), sweep()
 	// A page has 1,000 keys or 100 aliases.
-	if first["ListKeys"] != 11 || first["ListAliases"] != 96 || first["ListResourceTags"] != unnamed+2 || first["GetPublicKey"] != 2 {
+	if first["ListKeys"] != 11 || first["ListAliases"] != 96 || first["ListResourceTags"] != unnamed+2 || first["GetPublicKey"] != 2 || first["DescribeKey"] != 2 {
 		t.Errorf("the first sweep made %v", first)
 	}
-	if second["ListResourceTags"] != 2 || second["ListKeys"] != 11 || len(second) != 4 {
+	if second["ListResourceTags"] != 2 || second["ListKeys"] != 11 || len(second) != 5 {
 		t.Errorf("the second sweep made %v, want it to have learnt whose the %d keys without an alias are", second, unnamed)
 	}
 	if made := calls(s, func() { generate(t, b, spec()) }); made["ListResourceTags"] != 1 || made["CreateKey"] != 1 || made["DescribeKey"] > 2 {
@@ -71,6 +71,16 @@ func TestASweepOfAFullAccountCostsFewCalls(t *testing.T) {
 	}
 	if s.Calls("ScheduleKeyDeletion") != 0 {
 		t.Error("a sweep only looks")
+	}
+}
+
+// Nor do tags: an operator who tidies up would delete somebody else's key.
+func TestAListTakesNoKeyForKeydsByItsTagsAlone(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	theirs := create(t, s, uuid.NewString(), "payroll", false)
+	all, err := open(t, s).List(t.Context())
+	if err != nil || len(all) != 1 || all[0].Handle != theirs.ARN || all[0].Managed || all[0].KID != "" {
+		t.Errorf("List = %+v, %v, want it told apart", all, err)
 	}
 }
 

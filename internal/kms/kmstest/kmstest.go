@@ -96,6 +96,9 @@ var operations = map[string]operation{
 	"UpdateAlias":         on((*Server).updateAlias),
 }
 
+// Pretends reports whether there is an operation of that name.
+func Pretends(operation string) bool { return operations[operation] != nil }
+
 // on reads an operation's input. AWS ignores members it does not know; here
 // they are refused, because what is not pretended must not look done.
 func on[In any](do func(*Server, *In) (any, error)) operation {
