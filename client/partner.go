@@ -60,7 +60,10 @@ type Call struct {
 	Body       string `json:"body,omitempty"`
 	BodyBase64 []byte `json:"body_base64,omitempty"`
 	// Unsealed sends the body as it is, where the partner takes it so.
-	Unsealed      bool           `json:"unsealed,omitempty"`
+	Unsealed bool `json:"unsealed,omitempty"`
+	// Repeatable: sent twice it does what it does once, so it may be sent again if
+	// the answer does not open. A GET always may.
+	Repeatable    bool           `json:"repeatable,omitempty"`
 	Fields        []string       `json:"fields,omitempty"`
 	PublicKeyAt   string         `json:"public_key_at,omitempty"`
 	Ephemeral     *bool          `json:"ephemeral,omitempty"`
@@ -85,7 +88,7 @@ type Answer struct {
 	KID        string `json:"kid,omitempty"`         // the version that opened it
 	Boundary   string `json:"boundary,omitempty"`    // how deep inside the hardware
 	PartnerKey string `json:"partner_key,omitempty"` // theirs that the request was sealed to
-	Retried    bool   `json:"retried,omitempty"`     // it was sent twice, the first time to an old key
+	Retried    bool   `json:"retried,omitempty"`     // it was sent twice: the first was sealed to an old key, or its answer did not open
 	RetryAfter int    `json:"retry_after,omitempty"` // seconds
 	// Problem is why it did not open, and Exchange what opens it if that passes.
 	Problem  *Problem  `json:"problem,omitempty"`

@@ -25,7 +25,7 @@ type callFlags struct {
 	*encryptFlags
 	headers, queries *[]string
 	open, openJSON   *[]string
-	unsealed         *bool
+	unsealed, again  *bool
 }
 
 func newCallFlags(fs *flag.FlagSet) *callFlags {
@@ -34,12 +34,13 @@ func newCallFlags(fs *flag.FlagSet) *callFlags {
 		queries:  listFlag(fs, "query", "send this parameter, `NAME=VALUE`; may be repeated"),
 		open:     listFlag(fs, "open", "the value at this JSON `POINTER` of the answer is an envelope with text; may be repeated"),
 		openJSON: listFlag(fs, "open-json", "the value at this JSON `POINTER` of the answer is an envelope with JSON; may be repeated"),
-		unsealed: fs.Bool("unsealed", false, "send the body as it is, where the partner takes it so")}
+		unsealed: fs.Bool("unsealed", false, "send the body as it is, where the partner takes it so"),
+		again:    fs.Bool("repeatable", false, "send it once more if the answer does not open: twice does what once does (a GET always may)")}
 }
 
 // request puts a call together. It holds the token nowhere.
 func (f *callFlags) request(t terminal, args []string) (client.Call, error) {
-	c := client.Call{Method: args[1], Path: args[2], Unsealed: *f.unsealed, Fields: *f.fields, PublicKeyAt: *f.keyAt, Form: *f.form,
+	c := client.Call{Method: args[1], Path: args[2], Unsealed: *f.unsealed, Repeatable: *f.again, Fields: *f.fields, PublicKeyAt: *f.keyAt, Form: *f.form,
 		OpenFields: *f.open, OpenJSONFields: *f.openJSON, Headers: map[string]string{}, Query: map[string][]string{}}
 	if given(f.fs, "direct") {
 		c.Direct = f.direct

@@ -87,8 +87,8 @@ func (s *Server) recordCall(ctx context.Context, e audit.Entry, out *outcome, fa
 
 // carryOut makes a call. A request that may have been sealed to an old key of
 // the partner's is sealed and sent once more, if its key is another one by now;
-// so is one that changes nothing, a GET, whose answer does not open. Any other
-// whose answer does not open has had its effect, and is not repeated.
+// so is one whose answer does not open, if it may be repeated. Any other whose
+// answer does not open has had its effect.
 func (s *Server) carryOut(ctx context.Context, actor audit.Actor, p *Partner, c *call) (*outcome, error) {
 	if err := p.Remote.Allows(c.request.Method, c.request.Path); err != nil { // before the partner is asked for a key
 		return &outcome{}, callFailure(ctx, err)
@@ -97,8 +97,10 @@ func (s *Server) carryOut(ctx context.Context, actor audit.Actor, p *Partner, c 
 	if err != nil {
 		return out, err
 	}
-	again := out.stale && c.sealed() && s.hasNewKey(ctx, actor, p, out.PartnerKey) ||
-		out.Content == contentUnopened && c.request.Method == http.MethodGet
+	again := out.Content == contentUnopened && c.repeatable()
+	if c.sealed() && (out.stale || again) {
+		again = s.hasNewKey(ctx, actor, p, out.PartnerKey) || again
+	}
 	if !again {
 		return out, nil
 	}

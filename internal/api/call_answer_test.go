@@ -33,8 +33,15 @@ func TestAnAnswerThatDoesNotOpenIsHandedOnAsItCame(t *testing.T) {
 		}
 		return sealedTo(r.seal(r.active, []byte("x"), nil)), nil
 	})
-	if got = r.call(client.Call{Method: "GET", Path: "/v1/cases/1"}).answer(t); got.Content != "sealed" || !got.Retried || len(f.got) != 2 {
+	if got = r.call(client.Call{Method: "GET", Path: "/v1/cases/1"}).answer(t); got.Content != "sealed" || !got.Retried || len(f.got) != 2 || r.partner.fetches() != 0 {
 		t.Errorf("got %+v after %d requests", got, len(f.got))
+	}
+	// So is what the caller says may be, once, with a fresh key of the partner's.
+	r, f = newCallRig(t, bad)
+	same := post("x")
+	same.Repeatable = true
+	if got = r.call(same).answer(t); got.Content != "unopened" || !got.Retried || len(f.got) != 2 || r.partner.fetches() != 2 { // at first, and once more
+		t.Errorf("got %+v after %d requests, %d fetches", got, len(f.got), r.partner.fetches())
 	}
 	// That the token is away is no reason to lose the answer.
 	r, _ = newCallRig(t, func(api.Request, int) (*api.Response, error) {

@@ -45,6 +45,7 @@ type callDocument struct {
 	Body           json.RawMessage     `json:"body"`
 	BodyBase64     json.RawMessage     `json:"body_base64"`
 	Unsealed       bool                `json:"unsealed"`
+	Repeatable     bool                `json:"repeatable"`
 	Fields         []string            `json:"fields"`
 	PublicKeyAt    string              `json:"public_key_at"`
 	Ephemeral      *bool               `json:"ephemeral"`
@@ -161,6 +162,10 @@ func (c *call) readSealing(s *Server, p *Partner) (err error) {
 	c.want = w
 	return nil
 }
+
+// repeatable reports whether the partner may be asked twice: it changes nothing,
+// or the caller says that twice does what once does.
+func (c *call) repeatable() bool { return c.request.Method == http.MethodGet || c.doc.Repeatable }
 
 // sealed reports whether something of the request is to be sealed.
 func (c *call) sealed() bool { return c.want.verb != "" }
