@@ -6,10 +6,10 @@ VULN    := $(TOOLS)/govulncheck-1.9.0
 DESTDIR ?=
 PREFIX  ?= /usr
 
-.PHONY: help build demo test race lint fuzz bench bench-kms timing soak vuln softhsm outside install clean
+.PHONY: help build demo test race lint fuzz bench bench-kms timing soak vuln softhsm tokens-install test-tokens outside install clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## bin/keyd and the simulators
 	$(GO) build -trimpath -buildvcs=auto -o bin/ ./cmd/...
@@ -50,6 +50,12 @@ vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)
 
 softhsm: ## installs SoftHSM, NSS softoken, p11-kit and opensc if they are missing
 	@./softhsm/install.sh
+
+tokens-install: ## installs openCryptoki and tpm2-pkcs11 on a software TPM too
+	@./softhsm/install.sh all
+
+test-tokens: tokens-install ## the backend's contract on those two, as root
+	$(GO) test -count=1 -tags tokens -timeout 15m -run 'OpenCryptoki|TPM' ./internal/hsm ./softhsm/...
 
 outside: ## installs the outside JOSE implementation the tests check against (npm jose)
 	@./interop/install.sh

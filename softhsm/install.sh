@@ -15,9 +15,19 @@ missing() {
 	compgen -G '/usr/lib/*/libsoftokn3.so' >/dev/null || echo libnss3
 	command -v p11-kit >/dev/null || echo p11-kit
 	compgen -G '/usr/lib/*/pkcs11/p11-kit-client.so' >/dev/null || echo p11-kit-modules
+	[ "${1:-}" = all ] || return 0
+	command -v certutil >/dev/null || echo libnss3-tools
+	command -v pkcsslotd >/dev/null && compgen -G '/usr/lib/*/pkcs11/libopencryptoki.so' >/dev/null || echo opencryptoki
+	command -v swtpm >/dev/null || echo swtpm
+	command -v tpm2-abrmd >/dev/null || echo tpm2-abrmd
+	compgen -G '/usr/lib/*/libtss2-tcti-swtpm.so.0' >/dev/null || echo libtss2-tcti-swtpm0
+	compgen -G '/usr/lib/*/libtss2-tcti-tabrmd.so.0' >/dev/null || echo libtss2-tcti-tabrmd0
+	compgen -G '/usr/lib/*/pkcs11/libtpm2_pkcs11.so' >/dev/null || echo libtpm2-pkcs11-1
+	command -v dbus-daemon >/dev/null || echo dbus-daemon
+	command -v dbus-send >/dev/null || echo dbus-bin
 }
 
-mapfile -t packages < <(missing)
+mapfile -t packages < <(missing "$@")
 if [ "${#packages[@]}" -eq 0 ]; then
 	exit 0
 fi
@@ -35,7 +45,7 @@ apt=(apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
 "${apt[@]}" update
 "${apt[@]}" install -y --no-install-recommends "${packages[@]}"
 
-mapfile -t packages < <(missing)
+mapfile -t packages < <(missing "$@")
 [ "${#packages[@]}" -eq 0 ] || {
 	echo "softhsm/install.sh: ${packages[*]} installed, but not where keyd's tests look for it" >&2
 	exit 1

@@ -65,7 +65,7 @@ func (t *Token) destroyAll(s pkcs11.SessionHandle, n name, list func() ([]pkcs11
 	}
 	for _, h := range objects {
 		if err := t.module.ctx.DestroyObject(s, h); err != nil && !is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
-			return meaning("C_DestroyObject", err)
+			return t.inUse(meaning("C_DestroyObject", err))
 		}
 	}
 	if len(objects) != 0 {
@@ -77,6 +77,15 @@ func (t *Token) destroyAll(s pkcs11.SessionHandle, n name, list func() ([]pkcs11
 		return fmt.Errorf("%d objects still stand after the token destroyed them: %w", len(objects), boundary.ErrUnavailable)
 	}
 	return t.ready(s)
+}
+
+// inUse is for tpm2-pkcs11, which takes a key that has refused an envelope to be
+// in use until the module is initialised anew. Whoever destroys it tries again.
+func (t *Token) inUse(err error) error {
+	if remedyFor(err) == look && t.mode.Load().fragile() {
+		return t.breaks(fmt.Errorf("a key that was used cannot be destroyed: %w", err))
+	}
+	return err
 }
 
 // remains returns the key objects under a name that keyd made, private ones

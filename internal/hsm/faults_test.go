@@ -229,6 +229,7 @@ func TestBadEnvelopesDoNotCostSessions(t *testing.T) {
 func TestVagueTokenIsAskedWhetherItIsWell(t *testing.T) {
 	cfg := nss(t)
 	f := withFaults(t, &cfg)
+	broken := brokenTo(&cfg)
 	vague := "C_Decrypt map 0x40 0x6" // CKR_ENCRYPTED_DATA_INVALID, CKR_FUNCTION_FAILED
 	f.fail(vague)
 	token := open(t, cfg)
@@ -247,6 +248,12 @@ func TestVagueTokenIsAskedWhetherItIsWell(t *testing.T) {
 	if calls["padding"] != 1 || calls["tag"] != 1 {
 		t.Errorf("the token was asked whether it is well %v times, want once for each", calls)
 	}
+	isWell(t, broken)
+	f.fail("C_Decrypt 0x6") // it says that it is well, and opens nothing
+	if _, err := token.Open(t.Context(), g.Handle, seal(t, g)); !errors.Is(err, boundary.ErrUnavailable) || errors.Is(err, boundary.ErrOpen) {
+		t.Errorf("a token that opens nothing: %v, want boundary.ErrUnavailable", err)
+	}
+	isBroken(t, broken, boundary.ErrUnavailable)
 	f.fail("C_Decrypt 0x6", "C_GetTokenInfo 0x30")
 	if _, err := token.Open(t.Context(), g.Handle, seal(t, g)); !errors.Is(err, boundary.ErrUnavailable) || errors.Is(err, boundary.ErrOpen) {
 		t.Errorf("a token that is down: %v, want boundary.ErrUnavailable", err)

@@ -85,6 +85,9 @@ func (n name) kid() string {
 // prefix is what the labels of one instance's keys begin with.
 func (t *Token) prefix() string { return "keyd/" + t.cfg.Instance + "/" }
 
+// probeName is what throw-away keys are called, where they are in the token.
+func (t *Token) probeName() name { return name{label: t.prefix() + "probe"} }
+
 // made reports whether a name is one that named gives: the instance's prefix,
 // and a kid that CKA_ID and label both say. Any other may be shared.
 func (t *Token) made(n name) bool {

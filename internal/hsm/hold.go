@@ -157,7 +157,7 @@ func (t *Token) openHeldInToken(ctx context.Context, ref string, env *boundary.E
 		return nil, err
 	}
 	plaintext, err := a.way.finish(env, a)
-	return plaintext, t.doubt(ctx, a.way, err)
+	return plaintext, t.doubt(ctx, a.way, nil, err)
 }
 
 // Release forgets a content key. One that is not held is no error.

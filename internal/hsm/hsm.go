@@ -118,6 +118,7 @@ type Token struct {
 	mode    atomic.Pointer[mode]
 	keys    cache
 	points  points
+	taken   [2]atomic.Int32 // how much of a template the token takes (leaveOut), for RSA and for curves
 	holding holding
 	pool    *lane // for opening envelopes
 	manage  *lane // for everything that makes, destroys or looks for objects

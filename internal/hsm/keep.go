@@ -149,6 +149,7 @@ func (t *Token) list(u *use) ([]boundary.Found, error) {
 	}
 	t.points.fill(publics)
 	var all []boundary.Found
+	delete(privates, t.probeName()) // not a key of anybody's
 	for n, same := range privates {
 		f, err := t.found(u, same[0], publics[n])
 		if err != nil {

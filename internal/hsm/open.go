@@ -20,7 +20,7 @@ func (t *Token) Open(ctx context.Context, handle string, env *boundary.Envelope)
 	}
 	if !fits(env, k) {
 		_, err := boundary.OpenWithCEK(env, nil, 0)
-		return nil, t.doubt(ctx, w, err)
+		return nil, t.doubt(ctx, w, k, err)
 	}
 	a, err := t.ask(ctx, handle, env)
 	if err != nil {
@@ -28,7 +28,7 @@ func (t *Token) Open(ctx context.Context, handle string, env *boundary.Envelope)
 	}
 	plaintext, err := a.way.finish(env, a)
 	if err != nil {
-		return nil, t.doubt(ctx, a.way, err)
+		return nil, t.doubt(ctx, a.way, a.key, err)
 	}
 	return &boundary.Opened{Plaintext: plaintext, Level: a.way.level, InToken: a.inToken}, nil
 }
@@ -94,21 +94,47 @@ func (t *Token) ask(ctx context.Context, handle string, env *boundary.Envelope) 
 			return answer{}, err
 		}
 		u.spoiled = !a.ok && !w.sturdy
-		a.way = w
+		a.way, a.key = w, k
 		return a, nil
 	}, func(a answer) { clear(a.block) })
 }
 
 // doubt asks a token that has one code for a bad envelope and for its own faults
-// whether it is well - for every envelope that did not open, since to do it
-// after some of them only would tell those from the others.
-func (t *Token) doubt(ctx context.Context, w *way, err error) error {
+// whether it is well, and has it open an envelope of keyd's own - for every one
+// that did not open, since to do it after some of them only would tell those from
+// the others.
+func (t *Token) doubt(ctx context.Context, w *way, k *key, err error) error {
 	if !w.vague || !errors.Is(err, boundary.ErrOpen) {
 		return err
 	}
-	_, down := run(ctx, t, t.pool, "doubt", func(u *use) (struct{}, error) { return struct{}{}, t.ready(u.session) }, nil)
+	_, down := run(ctx, t, t.pool, "doubt", func(u *use) (struct{}, error) {
+		if err := t.ready(u.session); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, t.opensOwn(u, w, k)
+	}, nil)
 	if down != nil {
 		return fmt.Errorf("opening an envelope: %w", down)
 	}
 	return err
+}
+
+// opensOwn has a private key open an envelope that was just sealed to it.
+func (t *Token) opensOwn(u *use, w *way, k *key) error {
+	if k == nil || k.rsa == nil {
+		return nil // the public half is not known here
+	}
+	env, err := boundary.Seal(k.rsa, boundary.RSAOAEP256, boundary.A256GCM, nil, nil)
+	if err != nil {
+		return err
+	}
+	a, err := w.ask(t, u, k, env)
+	if err != nil {
+		return err
+	}
+	u.spoiled = !a.ok && !w.sturdy
+	if _, err := w.finish(env, a); err != nil {
+		return t.breaks(fmt.Errorf("the token does not open an envelope of keyd's own either: %w", boundary.ErrUnavailable))
+	}
+	return nil
 }

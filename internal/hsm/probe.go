@@ -43,6 +43,7 @@ type prober struct {
 	token   *Token
 	content *content // nil where the token has no AES-GCM
 	missing []error  // why not
+	picky   bool     // the token has no keys of a session
 }
 
 // probe tries everything. What a token cannot do is no error, unless that is
@@ -96,17 +97,34 @@ func (p *prober) lacks(u *use, what string, err error) error {
 var errThrowAway = errors.New("removing a throw-away key")
 
 // throwAway makes a key pair that lives no longer than its session, and gives it
-// to f.
+// to f. A token that has no such keys (tpm2-pkcs11) makes one that lasts, and
+// keyd destroys it.
 func (p *prober) throwAway(u *use, k template, f func(private, public object) error) (err error) {
 	t := p.token
-	k.name = name{label: t.prefix() + "probe"}
+	k.name = t.probeName()
 	public, private, err := t.generatePair(u.session, k)
+	if inTemplate(err) {
+		if err := p.clearAway(u); err != nil {
+			return err
+		}
+		k.token, p.picky = true, true
+		if pub, priv, lasts := t.generatePair(u.session, k); lasts == nil {
+			public, private, err = pub, priv, nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("making a throw-away key: %w", err)
 	}
 	defer func() {
 		for _, o := range []pkcs11.ObjectHandle{private, public} {
-			if e := t.module.ctx.DestroyObject(u.session, o); e != nil {
+			e := t.module.ctx.DestroyObject(u.session, o)
+			switch {
+			case e == nil:
+			case k.token && remedyFor(e) == look:
+				// tpm2-pkcs11 takes a key that has refused something to be in use for as
+				// long as the process lives. The next one clears it away.
+				t.log.Warn("a throw-away key stays in the token until the module is loaded anew", "label", k.name.label, "err", meaning("C_DestroyObject", e))
+			default:
 				err = errors.Join(err, fmt.Errorf("%w: %w", errThrowAway, meaning("C_DestroyObject", e)))
 			}
 		}
@@ -116,10 +134,32 @@ func (p *prober) throwAway(u *use, k template, f func(private, public object) er
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
-	if !half.whole() || !other.whole() {
+	// tpm2-pkcs11 gives out object handles twice.
+	if !half.whole() || other.public() == nil || half.algorithm() == boundary.ECDHES && other.curve != half.curve {
 		return fmt.Errorf("the throw-away key has no public half: %w", boundary.ErrUnsupported)
 	}
 	return f(half, other)
+}
+
+// clearAway destroys throw-away keys that a crash has left. Their label is no
+// key's: it has no kid.
+func (p *prober) clearAway(u *use) error {
+	label := p.token.probeName().label
+	for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
+		left, err := p.token.find(u.session, ofClass(class), pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
+		if err != nil {
+			return err
+		}
+		for _, o := range left {
+			if n, err := p.token.nameOf(u.session, o); err != nil || n.label != label {
+				continue // some modules match loosely
+			}
+			if err := p.token.module.ctx.DestroyObject(u.session, o); err != nil && remedyFor(err) != look { // as below
+				return fmt.Errorf("%w: %w", errThrowAway, meaning("C_DestroyObject", err))
+			}
+		}
+	}
+	return nil
 }
 
 // session gives f a session of its own: what an earlier one left behind must not
@@ -151,6 +191,10 @@ func (p *prober) try(w *way, k *key, tr trial) error {
 	w.sturdy = true
 	if err := p.session(func(u *use) error { return p.opens(w, k, u, tr.good) }); err != nil {
 		return err
+	}
+	if p.picky && w.level != boundary.Sealed {
+		w.assume()
+		return nil
 	}
 	for _, r := range w.refusals() {
 		r.learning = true

@@ -19,7 +19,10 @@ import (
 func (p *prober) rsa(u *use, m *mode) error {
 	all := purpose{decrypt: true, unwrap: true, sign: true}
 	err := p.rsaKey(u, m, all)
-	if err == nil || !inTemplate(err) {
+	if err == nil {
+		return p.onlySigns(u, m)
+	}
+	if !inTemplate(err) {
 		return err
 	}
 	for _, uses := range []purpose{{unwrap: true}, {decrypt: true}, {sign: true}} {
@@ -31,6 +34,23 @@ func (p *prober) rsa(u *use, m *mode) error {
 		return err
 	}
 	return nil
+}
+
+// onlySigns looks whether a token that does not take every template makes keys
+// that sign and do nothing else (NIST SP 800-57 part 1 rev. 5 §5.2). tpm2-pkcs11
+// does not.
+func (p *prober) onlySigns(u *use, m *mode) error {
+	if m.signing == nil || !p.picky && p.token.taken[0].Load() == 0 {
+		return nil
+	}
+	k := template{material: boundary.Material{Algorithm: boundary.PS256, Bits: boundary.RSABits[0]}, uses: purpose{sign: true}}
+	return p.throwAway(u, k, func(private, _ object) error {
+		if private.algorithm() != boundary.PS256 {
+			m.signing = nil
+			p.missing = append(p.missing, fmt.Errorf("keys that only sign: %w", boundary.ErrUnsupported))
+		}
+		return nil
+	})
 }
 
 func (p *prober) rsaKey(u *use, m *mode, uses purpose) error {

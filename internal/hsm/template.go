@@ -68,12 +68,11 @@ func (k template) private() []*pkcs11.Attribute {
 }
 
 // leaveOut are the uses that some tokens will not be told false, in the order in
-// which they are left out: tpm2-pkcs11 refuses CKA_SIGN, others what a key of that
-// type cannot do anyway.
+// which they are left out: tpm2-pkcs11 refuses those of signing, others what a key
+// of that type cannot do anyway.
 var leaveOut = [][]uint{
 	nil,
-	{pkcs11.CKA_SIGN, pkcs11.CKA_SIGN_RECOVER},
-	{pkcs11.CKA_SIGN, pkcs11.CKA_SIGN_RECOVER, pkcs11.CKA_VERIFY_RECOVER, pkcs11.CKA_DERIVE},
+	{pkcs11.CKA_SIGN, pkcs11.CKA_SIGN_RECOVER, pkcs11.CKA_VERIFY, pkcs11.CKA_VERIFY_RECOVER},
 	{pkcs11.CKA_SIGN, pkcs11.CKA_SIGN_RECOVER, pkcs11.CKA_VERIFY, pkcs11.CKA_VERIFY_RECOVER, pkcs11.CKA_DERIVE,
 		pkcs11.CKA_DECRYPT, pkcs11.CKA_ENCRYPT, pkcs11.CKA_UNWRAP, pkcs11.CKA_WRAP},
 }
@@ -84,12 +83,21 @@ func without(template []*pkcs11.Attribute, types []uint) []*pkcs11.Attribute {
 }
 
 // generatePair calls C_GenerateKeyPair. A token that refuses the template is asked
-// again with less of it.
+// again with less of it, and from then on at once: tpm2-pkcs11 loses memory over
+// each refusal.
 func (t *Token) generatePair(s pkcs11.SessionHandle, k template) (public, private pkcs11.ObjectHandle, err error) {
 	mechanism := []*pkcs11.Mechanism{pkcs11.NewMechanism(k.mechanism(), nil)}
-	for _, types := range leaveOut {
+	taken := &t.taken[0]
+	if k.material.Curve != "" {
+		taken = &t.taken[1]
+	}
+	for n := int(taken.Load()); n < len(leaveOut); n++ {
+		types := leaveOut[n]
 		public, private, err = t.module.ctx.GenerateKeyPair(s, mechanism, without(k.public(), types), without(k.private(), types))
-		if !inTemplate(err) {
+		if err == nil {
+			taken.Store(int32(n))
+		}
+		if !inTemplate(err) && !is(err, pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_FUNCTION_FAILED) { // tpm2-pkcs11 says the former
 			break
 		}
 	}

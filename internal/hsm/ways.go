@@ -36,6 +36,15 @@ type way struct {
 	sturdy bool
 }
 
+// assume is for a way that no bad envelope is tried on: tpm2-pkcs11 cannot destroy
+// the throw-away key afterwards, and confuses others with it.
+func (w *way) assume() {
+	w.sturdy, w.vague = false, true
+	for _, r := range w.refusals() {
+		r.codes[pkcs11.CKR_GENERAL_ERROR], r.codes[pkcs11.CKR_FUNCTION_FAILED] = true, true
+	}
+}
+
 // opener is what a way does.
 type opener interface {
 	// ask is what happens in the token. That the envelope is bad is no error.
@@ -54,6 +63,7 @@ type answer struct {
 	ok      bool // false: there is nothing, and nobody outside may notice
 	inToken time.Duration
 	way     *way // that it is the answer of
+	key     *key
 }
 
 // pick returns the deepest way for an envelope and a key. Floors are the
@@ -97,6 +107,18 @@ func (m *mode) levels() map[string]boundary.Level {
 		levels[boundary.PS256] = m.signing.level()
 	}
 	return levels
+}
+
+// fragile reports whether the token does not get over a bad envelope.
+func (m *mode) fragile() bool {
+	for _, ways := range m.ways {
+		for _, w := range ways {
+			if !w.sturdy {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // reaches reports whether a token reaches a floor with anything that opens, or
