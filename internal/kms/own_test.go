@@ -131,3 +131,51 @@ func TestDiscardFindsEveryKeyOfAKid(t *testing.T) {
 		t.Errorf("List = %+v, %v, want the other key alone", all, err)
 	}
 }
+
+func TestAKeyThatWasMadeIsOneOfThisRegion(t *testing.T) {
+	for name, change := range map[string]func(answer, metadata map[string]any){
+		"no key":             func(a, _ map[string]any) { delete(a, "KeyMetadata") },
+		"no ARN":             func(_, m map[string]any) { delete(m, "Arn") },
+		"no id":              func(_, m map[string]any) { delete(m, "KeyId") },
+		"one of elsewhere":   func(_, m map[string]any) { m["Arn"] = "arn:aws:kms:eu-west-1:111122223333:key/" + uuid.NewString() },
+		"an alias for a key": func(_, m map[string]any) { m["Arn"] = "arn:aws:kms:us-east-1:111122223333:alias/x" },
+	} {
+		s := kmstest.New(kmstest.Options{})
+		f := &forger{next: s.Transport(), op: "CreateKey", change: func(a map[string]any) { change(a, a["KeyMetadata"].(map[string]any)) }}
+		b, sp := open(t, s, func(c *kms.Config) { c.HTTPClient = &http.Client{Transport: f} }), spec()
+		if g, err := b.Generate(t.Context(), sp); !errors.Is(err, kms.ErrUnreachable) {
+			t.Errorf("%s: Generate = %+v, %v, want ErrUnreachable", name, g, err)
+		}
+		f.op = ""
+		if generate(t, b, sp); len(s.Keys()) != 1 {
+			t.Errorf("%s: there stand %d keys, want the one that was made", name, len(s.Keys()))
+		}
+	}
+}
+
+// first has somebody do something just before an operation is asked for.
+type first struct {
+	next http.RoundTripper
+	op   string
+	do   func()
+}
+
+func (f *first) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.Header.Get("X-Amz-Target"), "."+f.op) {
+		f.do()
+	}
+	return f.next.RoundTrip(r)
+}
+
+func TestAnAliasThatSomebodyTookMeanwhileNamesNoKeyOfOurs(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	sp := spec()
+	theirs := generate(t, open(t, s, func(c *kms.Config) { c.Instance = "other" }), spec())
+	taking := &first{s.Transport(), "CreateAlias", func() {
+		request(t, s, "CreateAlias", map[string]any{"AliasName": "alias/keyd/test/" + sp.KID, "TargetKeyId": theirs.Handle})
+	}}
+	b := open(t, s, func(c *kms.Config) { c.HTTPClient = &http.Client{Transport: taking} })
+	if g, err := b.Generate(t.Context(), sp); err == nil {
+		t.Errorf("Generate = %+v, want an error", g)
+	}
+}
