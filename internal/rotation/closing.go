@@ -156,7 +156,7 @@ func (e *Engine) destroy(ctx context.Context, key registry.Key, v registry.Versi
 		return err
 	}
 	return e.journalSaying(ctx, entry("key.destroy", audit.System, key, v.KID, ""), func(seq uint64, said map[string]string) error {
-		gone, err := remove(ctx, b, v)
+		gone, err := e.remove(ctx, b, v)
 		if err != nil {
 			return fmt.Errorf("destroying %s in %s: %w", v.KID, v.Backend, err)
 		}
@@ -174,9 +174,12 @@ func (e *Engine) destroy(ctx context.Context, key registry.Key, v registry.Versi
 
 // remove deletes a version's private key. One that was never recorded may
 // still have been made: it stands under the name that its intent gave it.
-func remove(ctx context.Context, b Backend, v registry.Version) (gone bool, err error) {
-	if v.Handle == "" {
-		return true, b.Discard(ctx, specOf(v))
+func (e *Engine) remove(ctx context.Context, b Backend, v registry.Version) (gone bool, err error) {
+	if v.Handle != "" {
+		return b.Destroy(ctx, v.Handle)
 	}
-	return b.Destroy(ctx, v.Handle)
+	if err := e.disposes(ctx, v); err != nil {
+		return false, err
+	}
+	return true, b.Discard(ctx, specOf(v))
 }

@@ -32,9 +32,6 @@ type Orphan struct {
 	Gone bool // the backend has destroyed it; false while its deletion waits
 }
 
-// told are the actions of the audit log after which a partner may seal to a key.
-var toldActions = []string{"key.announce", "key.confirm", "key.activate", "key.adopt"}
-
 // destroyed are the versions that the registry holds for destroyed. It is read
 // before a backend is asked, so that none counts that is just being destroyed.
 func (e *Engine) destroyed() map[string]bool {
@@ -102,36 +99,6 @@ func (e *Engine) Orphans(ctx context.Context, backend string) ([]Orphan, error) 
 		found[i].Told = told[found[i].KID]
 	}
 	return found, nil
-}
-
-// toldOf says which of the orphans the partner may know, from the audit log. Of
-// a kid that the registry knows, the partner was told with the version's own
-// public key.
-func (e *Engine) toldOf(ctx context.Context, orphans []Orphan) (map[string]bool, error) {
-	wanted, told := map[string]bool{}, map[string]bool{}
-	for _, o := range orphans {
-		if o.Why == OrphanUnknown && o.KID != "" {
-			wanted[o.KID] = true
-		}
-	}
-	if len(wanted) == 0 || e.cfg.ReadAudit == nil {
-		return told, nil
-	}
-	for after := uint64(0); ; {
-		page, err := e.cfg.ReadAudit(ctx, after, auditPage)
-		if err != nil {
-			return nil, err
-		}
-		for _, entry := range page {
-			after = entry.Seq
-			if wanted[entry.KID] && slices.Contains(toldActions, entry.Action) && entry.Phase != audit.PhaseEvent {
-				told[entry.KID] = true
-			}
-		}
-		if len(page) < auditPage {
-			return told, nil
-		}
-	}
 }
 
 // DestroyOrphans destroys those of a backend's orphans that an operator names

@@ -107,6 +107,7 @@ type Engine struct {
 	mu    sync.Mutex
 	locks map[string]chan struct{} // by key: held by the pass over it
 	holds map[string]hold          // by key: failures that the registry cannot hold
+	used  map[string]bool          // by kid: what inUse found
 }
 
 // hold keeps the engine from a key after a failure that could not be recorded
@@ -159,6 +160,7 @@ func New(cfg Config) (*Engine, error) {
 		refused: refused{keys: map[string]registry.PartnerKey{}},
 		locks:   map[string]chan struct{}{},
 		holds:   map[string]hold{},
+		used:    map[string]bool{},
 		began:   cfg.Audit.Head().Seq,
 	}, nil
 }

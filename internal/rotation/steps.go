@@ -103,7 +103,7 @@ func (e *Engine) generate(ctx context.Context, key registry.Key, v registry.Vers
 		return err
 	}
 	return e.journalSaying(ctx, withDetail(entry("key.generate", audit.System, key, v.KID, ""), "backend", v.Backend), func(seq uint64, said map[string]string) error {
-		g, err := b.Generate(ctx, specOf(v))
+		g, err := e.make(ctx, b, v)
 		if err != nil {
 			return fmt.Errorf("generating %s in %s: %w", v.KID, v.Backend, err)
 		}
