@@ -6,8 +6,10 @@ import (
 	"crypto/ecdh"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -88,6 +90,45 @@ func TestAnAnswerToSomethingElseIsNoAnswer(t *testing.T) {
 		}
 	}
 }
+
+// Above all no such answer says that a key is gone.
+func TestADescriptionOfNoKeyIsNoAnswer(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	f := &forger{next: s.Transport()}
+	b := open(t, s, func(c *kms.Config) { c.HTTPClient = &http.Client{Transport: f} })
+	g := generate(t, b, spec())
+	for name, change := range map[string]func(map[string]any){
+		"nothing": func(a map[string]any) { delete(a, "KeyMetadata") },
+		"no ARN":  func(a map[string]any) { delete(a["KeyMetadata"].(map[string]any), "Arn") },
+		"no id":   func(a map[string]any) { delete(a["KeyMetadata"].(map[string]any), "KeyId") },
+	} {
+		f.op, f.change = "DescribeKey", change
+		if gone, err := b.Destroy(t.Context(), g.Handle); gone || !errors.Is(err, kms.ErrUnreachable) || alive(s) != 1 {
+			t.Errorf("%s: Destroy = %t, %v, want ErrUnreachable", name, gone, err)
+		}
+	}
+}
+
+// The text is for people, and the request's id for AWS's support.
+func TestAnErrorOfKMSSaysWhatHappenedOnce(t *testing.T) {
+	s := kmstest.New(kmstest.Options{})
+	b := open(t, s)
+	g := generate(t, b, spec())
+	for code, want := range map[string]string{
+		"AccessDeniedException":  "reading a public key: GetPublicKey: the backend is unavailable: AWS denies access: AccessDeniedException: a fault that a test asked for (request UUID)",
+		"LimitExceededException": "reading a public key: GetPublicKey: LimitExceededException: a fault that a test asked for (request UUID)",
+		"ThrottlingException":    "reading a public key: GetPublicKey: the backend is busy: ThrottlingException: a fault that a test asked for (request UUID)",
+	} {
+		s.Inject(kmstest.Fault{Op: "GetPublicKey", Code: code, Times: 3})
+		_, err := b.Public(t.Context(), g.Handle)
+		if got := requestID.ReplaceAllString(fmt.Sprint(err), "request UUID"); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		s.Heal()
+	}
+}
+
+var requestID = regexp.MustCompile(`request [0-9a-f]{8}-[0-9a-f-]{27}`)
 
 // Whatever the sender got wrong about the key agreement, KMS never sees a
 // point that is not on the key's curve, and the error is that of a forged tag.
