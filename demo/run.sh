@@ -35,6 +35,7 @@ if [ "$BACKEND" = hsm ]; then
   step "A throw-away token in .demo/token; the system's tokens are not touched"
   ./softhsm/token.sh "$D/token" keyd >"$D/token.out"
   export SOFTHSM2_CONF=$D/token/softhsm2.conf
+  HOME_OF_KEYS="the token"
   ok "SoftHSM token \"keyd\", random PIN in a file only its owner reads"
 else
   step "AWS KMS, pretended: the real AWS SDK will speak to it"
@@ -42,6 +43,7 @@ else
   pids+=($!)
   await 10 test -s "$D/kms.addr" || fail "the pretended KMS did not start: $(cat "$D/kms.log")"
   export AWS_ACCESS_KEY_ID=AKIADEMO AWS_SECRET_ACCESS_KEY=demo AWS_EC2_METADATA_DISABLED=true AWS_CA_BUNDLE=
+  HOME_OF_KEYS=KMS
   ok "listening on $(cat "$D/kms.addr")"
 fi
 
@@ -62,7 +64,7 @@ start_daemon() { bin/keyd serve --config "$D/keyd.yaml" >>"$D/keyd.log" 2>&1 & K
 start_daemon
 ok "serving on two unix sockets"
 
-step "The key comes to exist: made in the token, tested, uploaded, proven by the playground"
+step "The key comes to exist: made in $HOME_OF_KEYS, tested, uploaded, proven by the playground"
 active() { keyd keys show wise-response --json | field active_kid; }
 has_active() { [ -n "$(active)" ]; }
 await 40 has_active || fail "no active version"
@@ -77,7 +79,7 @@ field jwe <"$D/sealed.json" | tr -d '\n' >"$D/request.jwe"
 head -c 96 "$D/request.jwe" | sed 's/$/…\n/' | show
 ok "$(wc -c <"$D/request.json") bytes of JSON, $(wc -c <"$D/request.jwe") bytes of JWE"
 
-step "Wise opens it and answers with an envelope for us; keyd opens that in the token"
+step "Wise opens it and answers with an envelope for us; keyd opens that in $HOME_OF_KEYS"
 ./demo/wise-call.sh "$SIM" demo-client "$D/secret" "$D/request.jwe" >"$D/answer.jwe" || fail "the simulator refused the request"
 keyd decrypt wise "$D/answer.jwe" --verbose >"$D/answer.json" 2>"$D/answer.how"
 { cat "$D/answer.json"; echo; cat "$D/answer.how"; } | show

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -15,11 +16,15 @@ import (
 
 // table prints aligned columns; the first row is the heading.
 func table(w io.Writer, rows [][]string) {
-	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	var padded bytes.Buffer
+	tw := tabwriter.NewWriter(&padded, 0, 4, 2, ' ', 0)
 	for _, row := range rows {
 		fmt.Fprintln(tw, strings.Join(row, "\t"))
 	}
 	tw.Flush()
+	for line := range strings.Lines(padded.String()) {
+		fmt.Fprintln(w, strings.TrimRight(line, " \n"))
+	}
 }
 
 func printKeys(w io.Writer, keys []client.Key, now time.Time) {

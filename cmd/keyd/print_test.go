@@ -56,3 +56,11 @@ func TestWhenIsCoarseAndSaysWhichSide(t *testing.T) {
 		t.Errorf("no time: got %q", got)
 	}
 }
+
+func TestTableAlignsColumnsAndLeavesNothingAtTheEndOfALine(t *testing.T) {
+	var out strings.Builder
+	table(&out, [][]string{{"KEY", "DEVICE"}, {"wise-response", "keyd"}, {"x", ""}})
+	if want := "KEY            DEVICE\nwise-response  keyd\nx\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
