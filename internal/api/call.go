@@ -144,9 +144,10 @@ func (s *Server) dress(ctx context.Context, actor audit.Actor, p *Partner, c *ca
 	}
 	out.PartnerKey, out.Exchange = l.out.KeyID, l.out.Exchange
 	request.KID, request.KeyID = l.ours.KID, l.theirs.ID
-	if sent := l.out.Send(); sent != "" {
+	if sent := l.out.Send(); sent != "" { // else the body goes as it came
 		request.Body = []byte(sent)
-	} else { // it is in a header, and the body goes as it came
+	}
+	if l.header != "" {
 		request.Header = request.Header.Clone()
 		request.Header.Set(l.header, l.out.Headers[l.header])
 	}

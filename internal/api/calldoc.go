@@ -147,17 +147,17 @@ func (c *call) readSealing(s *Server, p *Partner) (err error) {
 	if err := s.complete(p, &w, func(name string) bool { return said[name] }); err != nil {
 		return err
 	}
-	if p.Form == FormOwn && w.in == InHeader {
-		if d.SigningMethod == nil { // a request that no user has to allow
-			w = sealing{}
-			return nil
-		}
+	switch {
+	case d.SigningMethod == nil && p.Form == FormOwn && w.in == InHeader:
+		return nil // a request that no user has to allow
+	case d.SigningMethod == nil:
+	case p.Form != FormOwn:
+		return fmt.Errorf("%w: partner %s: it takes no signing_method", errBadRequest, p.Name)
+	default:
 		if w.method, err = readSigningMethod(d.SigningMethod); err != nil {
 			return err
 		}
 		w.body = c.request.Body
-	} else if d.SigningMethod != nil {
-		return fmt.Errorf("%w: a signing_method is for a request that takes it in a header", errBadRequest)
 	}
 	c.want = w
 	return nil

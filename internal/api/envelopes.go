@@ -32,19 +32,21 @@ const (
 	InHeader = "header"
 )
 
-// own seals a request in the partner's own kind of envelope.
-func (l *sealer) own() error {
+// own seals a request in the partner's own kind of envelope: its body, with what
+// a user allows it in a header, or both. The header is made for the body as it is
+// sent.
+func (l *sealer) own() (err error) {
+	method, body := l.want.method, l.want.body
 	if l.want.in == InBody {
-		body, err := l.p.Own.SealBody(l.public, l.theirs.ID, l.want.plaintext)
-		if err != nil {
+		if body, err = l.p.Own.SealBody(l.public, l.theirs.ID, l.want.plaintext); err != nil {
 			return fmt.Errorf("%w: %w", errBadRequest, err)
 		}
 		l.out.Body = string(body)
-		return nil
+		if method == nil {
+			return nil
+		}
 	}
-	method, body := l.want.method, l.want.body
 	if method == nil {
-		var err error
 		if method, body, err = readMethod(l.want.plaintext); err != nil {
 			return err
 		}

@@ -114,6 +114,11 @@ func (ownRemote) Endpoint(method, path string) api.Endpoint {
 	return api.Endpoint{}
 }
 
+// ownFar answers calls besides.
+type ownFar struct{ *far }
+
+func (ownFar) Endpoint(method, path string) api.Endpoint { return ownRemote{}.Endpoint(method, path) }
+
 func TestAnEnvelopeOfThePartnersOwnKind(t *testing.T) {
 	r := newRig(t, func(s *setup) {
 		s.opener.Partners = append(s.opener.Partners, api.Partner{Name: "wallet", Type: "venly", Form: api.FormOwn, Own: wallet{}, KID: api.KIDTheirs, Remote: ownRemote{}})
@@ -165,6 +170,33 @@ func TestAnEnvelopeOfThePartnersOwnKind(t *testing.T) {
 		}
 	}
 	r.send(r.client, "POST", "/v1/partners/wise/encrypt?form=body", "x").wants(t, 400, "bad_request")
+}
+
+// What a user allows in a header is the body as it is sent: sealed, where it is.
+func TestACallIsAllowedInAHeaderWhateverIsSealedOfItsBody(t *testing.T) {
+	r := newRig(t, func(s *setup) {
+		s.opener.Partners = append(s.opener.Partners, api.Partner{Name: "wallet", Type: "venly", Form: api.FormOwn, Own: wallet{}, KID: api.KIDTheirs, Remote: ownRemote{}})
+		s.engine["wallet"] = s.engine["wise"]
+	})
+	f := &far{answers: func(api.Request, int) (*api.Response, error) { return inClear(200, "{}"), nil }}
+	r.opener.SetRemote("wallet", &ownFar{f})
+	const method = `,"signing_method":{"id":"m-1","value":"12\u00e934"}`
+	const sealed = `{"key":"their-key","sealed":"{\"value\":\"9\"}"}`
+	for name, c := range map[string]struct{ doc, body, header string }{
+		"a body in clear":    {`"method":"POST","path":"/api/transactions","body":"{}"` + method, `{}`, "their-key|m-1|12é34|||{}"},
+		"a sealed body":      {`"method":"PUT","path":"/api/users/u","body":"{\"value\":\"9\"}"` + method, sealed, "their-key|m-1|12é34|||" + sealed},
+		"no body":            {`"method":"DELETE","path":"/api/transactions"` + method, "", "their-key|m-1|12é34|||"},
+		"one sealed, alone":  {`"method":"PUT","path":"/api/users/u","body":"{\"value\":\"9\"}"`, sealed, ""},
+		"neither":            {`"method":"POST","path":"/api/transactions","body":"{}"`, "{}", ""},
+		"both, as they say":  {`"method":"POST","path":"/api/other","form":"body","body":"{\"value\":\"9\"}"` + method, sealed, "their-key|m-1|12é34|||" + sealed},
+		"a body of no bytes": {`"method":"POST","path":"/api/transactions","body":""` + method, "", "their-key|m-1|12é34|||"},
+	} {
+		r.send(r.client, "POST", "/v1/partners/wallet/call", "{"+c.doc+"}", "Content-Type: application/json").wants(t, 200, "")
+		sent := f.got[len(f.got)-1]
+		if string(sent.Body) != c.body || sent.Header.Get("Encrypted-Signing-Method") != c.header || (sent.KeyID != "") != (c.header != "" || c.body == sealed) {
+			t.Errorf("%s: sent %q under %q to key %q", name, sent.Body, sent.Header, sent.KeyID)
+		}
+	}
 }
 
 func TestTheConfigSaysWhatElseStandsInTheHeader(t *testing.T) {

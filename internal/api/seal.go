@@ -34,8 +34,8 @@ type sealing struct {
 
 	// The rest is for FormOwn.
 	in     string         // InBody or InHeader
-	method *SigningMethod // for a header; nil: the plaintext is a document with it and the body
-	body   []byte         // of the request that it is for
+	method *SigningMethod // for a header; nil with InHeader: the plaintext is a document with it and the body
+	body   []byte         // of the request that it is for, with InHeader
 }
 
 // sealer seals one request.
@@ -49,7 +49,7 @@ type sealer struct {
 	theirs registry.PartnerKey
 	public crypto.PublicKey // theirs
 	out    *client.Sealed
-	header string // that all of it is in, with FormOwn and InHeader
+	header string // that a signing method is in, with FormOwn; "" is none
 }
 
 // seal seals a request to a partner.

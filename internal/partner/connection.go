@@ -87,13 +87,14 @@ func (c *Connection) check(wrong *complaints) {
 	}
 }
 
-// stale reports whether an answer may mean a stale key, by its status alone.
+// stale reports whether an answer may mean a stale key, by its status alone. A
+// request without a body may be sealed too: what allows it, in a header.
 func (c *Connection) stale(req Request, a *answer, otherwise ...int) bool {
 	statuses := c.StaleStatus
 	if statuses == nil {
 		statuses = otherwise
 	}
-	return len(req.Body) > 0 && slices.Contains(statuses, a.status)
+	return (len(req.Body) > 0 || req.KeyID != "") && slices.Contains(statuses, a.status)
 }
 
 // readStale tells answers apart for a partner that answers in clear.

@@ -121,10 +121,11 @@ func TestVenlyWithTheSimulator(t *testing.T) {
 		again := must(v.SealHeader(key, id, pin, order))
 		want(t, do("POST", "/api/transactions", append(order, ' '), again), 400, partner.KindStale) // other bytes
 		want(t, do("POST", "/api/transactions", order, ""), 400, partner.KindStale)
-		for method, path := range map[string]string{"POST": "/api/users", "PUT": "/api/users/u/signing-methods/s"} {
-			body := must(v.SealBody(key, id, []byte(`{"reference":"r","signingMethod":{"type":"PIN","value":"123456"}}`)))
-			want(t, do(method, path, body, ""), 200, partner.KindPlain)
-		}
+		user := must(v.SealBody(key, id, []byte(`{"reference":"r","signingMethod":{"type":"PIN","value":"123456"}}`)))
+		want(t, do("POST", "/api/users", user, ""), 200, partner.KindPlain)
+		change := must(v.SealBody(key, id, []byte(`{"value":"654321"}`)))
+		want(t, do("PUT", "/api/users/u/signing-methods/s", change, ""), 400, partner.KindStale)
+		want(t, do("PUT", "/api/users/u/signing-methods/s", change, must(v.SealHeader(key, id, pin, change))), 200, partner.KindPlain)
 		sim.Rotate(partnersim.Venly)
 		want(t, do("POST", "/api/transactions", order, must(v.SealHeader(key, id, pin, order))), 400, partner.KindStale)
 		if id, _, _, key, err = v.FetchKey(t.Context()); err != nil {

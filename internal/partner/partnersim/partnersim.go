@@ -41,6 +41,7 @@ type Sim struct {
 	pins        map[string]string // by version of the API
 	assertions  assertionKeys
 	idempotency map[string]bool // keys that Venly has seen
+	hasMethod   map[string]bool // users of Venly's with a signing method
 	clientKeys  jose.JSONWebKey // what the partner of no name seals replies to
 	faults      []*Fault
 	release     chan struct{} // closed to let hung calls go on, then replaced
@@ -78,6 +79,7 @@ func New(opt Options) *Sim {
 		pins:        make(map[string]string),
 		assertions:  assertionKeys{seen: make(map[string]bool)},
 		idempotency: make(map[string]bool),
+		hasMethod:   make(map[string]bool),
 		release:     make(chan struct{}),
 		counts:      make(map[Endpoint]int),
 	}

@@ -34,8 +34,8 @@ func (s *Sim) venly() []endpoint {
 		{EndpointVenlyKeys, "GET " + venlyBase + "/api/security", s.venlyKeys},
 		{EndpointTransaction, "POST " + venlyBase + "/api/transactions", at(s.transaction)},
 		{EndpointUserCreate, "POST " + venlyBase + "/api/users", at(s.venlyBody)},
-		{EndpointMethodCreate, "POST " + venlyBase + "/api/users/{user}/signing-methods", at(s.venlyBody)},
-		{EndpointMethodUpdate, "PUT " + venlyBase + "/api/users/{user}/signing-methods/{id}", at(s.venlyBody)},
+		{EndpointMethodCreate, "POST " + venlyBase + "/api/users/{user}/signing-methods", at(s.venlyMethod)},
+		{EndpointMethodUpdate, "PUT " + venlyBase + "/api/users/{user}/signing-methods/{id}", at(s.venlyMethod)},
 	}
 }
 
@@ -98,11 +98,28 @@ type signingMethod struct {
 
 // transaction is POST /api/transactions, authorised by the header form.
 func (s *Sim) transaction(c *call) reply {
+	method, err := s.allowedBy(c)
+	if err != nil {
+		return venlyRefusal("signing-method.invalid", "the signing method cannot be used", err)
+	}
+	c.note(func(e *Request) { e.Effect, e.Opened = true, map[string]string{"value": digest([]byte(method.Value))} })
+	return s.venlyAnswer(map[string]string{"transactionHash": "0x" + digest(c.body)})
+}
+
+// venlyRefusal is a 400 that does not say why; the log does.
+func venlyRefusal(code, message string, reason error) reply {
+	rep := venlyError(http.StatusBadRequest, code, message)
+	rep.refusal = reason.Error()
+	return rep
+}
+
+// allowedBy opens the signing method in a request's header and holds it against
+// the request.
+func (s *Sim) allowedBy(c *call) (method signingMethod, err error) {
 	raw, err := base64.StdEncoding.DecodeString(c.Header.Get("Encrypted-Signing-Method"))
 	if err != nil || len(raw) == 0 {
-		return venlyError(http.StatusBadRequest, "signing-method.invalid", "Encrypted-Signing-Method is missing or not base64")
+		return method, errors.New("Encrypted-Signing-Method is missing or not base64")
 	}
-	var method signingMethod
 	plaintext, err := s.openVenly(raw)
 	if err == nil {
 		err = json.Unmarshal(plaintext, &method)
@@ -110,13 +127,28 @@ func (s *Sim) transaction(c *call) reply {
 	if err == nil {
 		err = s.checkMethod(c, method)
 	}
-	if err != nil {
-		rep := venlyError(http.StatusBadRequest, "signing-method.invalid", "the signing method cannot be used")
-		rep.refusal = err.Error()
-		return rep
+	return method, err
+}
+
+// venlyMethod makes or changes a signing method, whose body may be an envelope.
+// A method that the user has allows it, but for the first.
+func (s *Sim) venlyMethod(c *call) reply {
+	user := c.PathValue("user")
+	s.mu.Lock()
+	first := c.Method == http.MethodPost && !s.hasMethod[user]
+	s.mu.Unlock()
+	if !first {
+		if _, err := s.allowedBy(c); err != nil {
+			return venlyRefusal("signing-method.invalid", "the signing method cannot be used", err)
+		}
 	}
-	c.note(func(e *Request) { e.Effect, e.Opened = true, map[string]string{"value": digest([]byte(method.Value))} })
-	return s.venlyAnswer(map[string]string{"transactionHash": "0x" + digest(c.body)})
+	rep := s.venlyBody(c)
+	if rep.status == http.StatusOK {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.hasMethod[user] = true
+	}
+	return rep
 }
 
 // checkMethod holds a signing method against the request it came with.
@@ -150,9 +182,7 @@ func (s *Sim) venlyBody(c *call) reply {
 		err = errors.New("the plaintext is not a JSON object")
 	}
 	if err != nil {
-		rep := venlyError(http.StatusBadRequest, "encryption.invalid", "the body cannot be decrypted")
-		rep.refusal = err.Error()
-		return rep
+		return venlyRefusal("encryption.invalid", "the body cannot be decrypted", err)
 	}
 	c.note(func(e *Request) { e.Effect, e.Opened = true, map[string]string{"body": digest(plaintext)} })
 	return s.venlyAnswer(map[string]any{"id": uuid.NewString(), "reference": in["reference"]})

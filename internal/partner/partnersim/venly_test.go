@@ -149,12 +149,26 @@ func TestVenlyBodyForm(t *testing.T) {
 	key, id := c.venlyKey()
 	c.token = sim.NewUserToken(partnersim.Venly)
 	sealed := text(t, envelope(t, key, id, `{"reference":"r"}`))
-	for _, call := range [][2]string{{"POST", "/venly/api/users"}, {"POST", "/venly/api/users/u/signing-methods"}, {"PUT", "/venly/api/users/u/signing-methods/s"}} {
-		if a := c.do(call[0], call[1], jsonHeader(), sealed); a.status != 200 {
-			t.Errorf("%v: %d %s", call, a.status, a.body)
+	for _, path := range []string{"/venly/api/users", "/venly/api/users/u/signing-methods"} {
+		if a := c.do("POST", path, jsonHeader(), `{"reference":"r"}`); a.status != 400 {
+			t.Errorf("%v in clear: %d", path, a.status)
 		}
-		if a := c.do(call[0], call[1], jsonHeader(), `{"reference":"r"}`); a.status != 400 {
-			t.Errorf("%v in clear: %d", call, a.status)
+		if a := c.do("POST", path, jsonHeader(), sealed); a.status != 200 {
+			t.Errorf("%v: %d %s", path, a.status, a.body)
+		}
+	}
+	// A user's first method needs no other; the next do, and so does a change.
+	for _, call := range [][2]string{{"POST", "/venly/api/users/u/signing-methods"}, {"PUT", "/venly/api/users/u/signing-methods/s"}, {"PUT", "/venly/api/users/new/signing-methods/s"}} {
+		if a := c.do(call[0], call[1], jsonHeader(), sealed); a.status != 400 {
+			t.Errorf("%v without one: %d", call, a.status)
+		}
+		sum := sha256.Sum256([]byte(sealed))
+		allowed := text(t, envelope(t, key, id, text(t, map[string]any{"id": uuid.NewString(), "value": "123456", "idempotencyKey": uuid.NewString(),
+			"signature": map[string]any{"type": "sha256", "value": sum[:]}})))
+		h := jsonHeader()
+		h.Set("Encrypted-Signing-Method", base64.StdEncoding.EncodeToString([]byte(allowed)))
+		if a := c.do(call[0], call[1], h, sealed); a.status != 200 {
+			t.Errorf("%v with one: %d %s", call, a.status, a.body)
 		}
 	}
 	sim.Rotate(partnersim.Venly)
