@@ -2,8 +2,9 @@
 
 #include "cryptoki.h"
 
-enum { CKA_CLASS = 0x0, CKA_TOKEN = 0x1, CKA_PRIVATE = 0x2, CKA_VALUE = 0x11, CKA_KEY_TYPE = 0x100, CKA_SENSITIVE = 0x103,
-       CKA_DECRYPT = 0x105, CKA_UNWRAP = 0x107, CKA_DERIVE = 0x10C, CKA_VALUE_LEN = 0x161, CKA_EXTRACTABLE = 0x162 };
+enum { CKA_CLASS = 0x0, CKA_TOKEN = 0x1, CKA_PRIVATE = 0x2, CKA_LABEL = 0x3, CKA_VALUE = 0x11, CKA_KEY_TYPE = 0x100, CKA_ID = 0x102,
+       CKA_SENSITIVE = 0x103, CKA_DECRYPT = 0x105, CKA_UNWRAP = 0x107, CKA_SIGN = 0x108, CKA_DERIVE = 0x10C,
+       CKA_MODULUS = 0x120, CKA_PUBLIC_EXPONENT = 0x122, CKA_EC_PARAMS = 0x180, CKA_EC_POINT = 0x181, CKA_VALUE_LEN = 0x161, CKA_EXTRACTABLE = 0x162 };
 enum { CKM_RSA_X_509 = 0x3, CKM_RSA_PKCS_OAEP = 0x9, CKM_RSA_PKCS_PSS = 0xD, CKM_SHA256 = 0x250, CKM_ECDH1_DERIVE = 0x1050,
        CKM_AES_GCM = 0x1087, CKM_AES_KEY_WRAP = 0x2109 };
 enum { CKO_SECRET_KEY = 4, CKU_USER = 1, CKG_MGF1_SHA256 = 2, CKZ_DATA_SPECIFIED = 1 };
@@ -52,6 +53,22 @@ rv keyd_read(struct functions *f, ulong session, ulong object, ulong type, octet
 	struct attribute t = { type, out, *len };
 	rv code = f->get_attribute_value(session, object, &t, 1);
 	*len = t.len;
+	return code;
+}
+
+rv keyd_look(struct functions *f, ulong session, ulong object, struct look *l)
+{
+	struct attribute t[PARTS] = {
+		[ITS_CLASS] = { CKA_CLASS, &l->class, sizeof l->class }, [ITS_KEY_TYPE] = { CKA_KEY_TYPE, &l->key_type, sizeof l->key_type },
+		[MAY_DECRYPT] = { CKA_DECRYPT, &l->decrypt, 1 }, [MAY_UNWRAP] = { CKA_UNWRAP, &l->unwrap, 1 },
+		[MAY_SIGN] = { CKA_SIGN, &l->sign, 1 }, [MAY_DERIVE] = { CKA_DERIVE, &l->derive, 1 },
+		[ITS_ID] = { CKA_ID, l->id, sizeof l->id }, [ITS_LABEL] = { CKA_LABEL, l->label, sizeof l->label },
+		[ITS_PARAMS] = { CKA_EC_PARAMS, l->params, sizeof l->params }, [ITS_POINT] = { CKA_EC_POINT, l->point, sizeof l->point },
+		[ITS_MODULUS] = { CKA_MODULUS, l->modulus, sizeof l->modulus }, [ITS_EXPONENT] = { CKA_PUBLIC_EXPONENT, l->exponent, sizeof l->exponent },
+	};
+	rv code = f->get_attribute_value(session, object, t, PARTS);
+	for (int i = 0; i < PARTS; i++)
+		l->len[i] = t[i].len;
 	return code;
 }
 

@@ -61,12 +61,24 @@ struct secret {
 	octet decrypt, unwrap, derive; // what it may be used for
 };
 
+// look is what names a key object, what it may be used for, and its public half,
+// read in one call. The room is a little more than any can have, so that what
+// fills it was not told. len is what the token said of each part. See look.go.
+enum part { ITS_CLASS, ITS_KEY_TYPE, MAY_DECRYPT, MAY_UNWRAP, MAY_SIGN, MAY_DERIVE, ITS_ID, ITS_LABEL, ITS_PARAMS, ITS_POINT, ITS_MODULUS, ITS_EXPONENT, PARTS };
+struct look {
+	ulong len[PARTS];
+	ulong class, key_type;
+	octet decrypt, unwrap, sign, derive;
+	octet id[131], label[517], params[37], point[149], modulus[1033], exponent[37];
+};
+
 // call says which of several calls failed.
 enum call { DECRYPT_INIT, DECRYPT, DIGEST_INIT, DIGEST_UPDATE, DIGEST_KEY, DIGEST_FINAL, SIGN_INIT, SIGN };
 
 rv keyd_login(struct functions *f, ulong session, octet *pin, ulong len);
 rv keyd_create(struct functions *f, ulong session, struct secret *k, octet *value, ulong len, ulong *object);
 rv keyd_read(struct functions *f, ulong session, ulong object, ulong type, octet *out, ulong *len);
+rv keyd_look(struct functions *f, ulong session, ulong object, struct look *l);
 rv keyd_facts(struct functions *f, ulong session, ulong object, octet *sensitive, octet *extractable, ulong *length);
 rv keyd_rsa_decrypt(struct functions *f, ulong session, int oaep, ulong key, octet *in, ulong in_len, octet *out, ulong *out_len, enum call *at);
 rv keyd_gcm_decrypt(struct functions *f, ulong session, ulong key, octet *iv, ulong iv_len, octet *aad, ulong aad_len,

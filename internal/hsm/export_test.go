@@ -2,6 +2,8 @@ package hsm
 
 import (
 	"context"
+	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -34,4 +36,38 @@ func FormatHandle(id, label string) string { return name{id: id, label: label}.h
 func LimitManagement(t *Token, slow, limit time.Duration) {
 	t.manage.slow.set(slow)
 	t.manage.limit.set(limit)
+}
+
+// LookAtAll reads every key object with one call and part by part, and says
+// where the two differ, and how many private keys one call was enough for.
+func LookAtAll(t *Token) (looked int, differences []string) {
+	_, err := run(context.Background(), t, t.manage, "look", func(u *use) (struct{}, error) {
+		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
+			handles, err := t.find(u.session, ofClass(class))
+			if err != nil {
+				return struct{}{}, err
+			}
+			for _, h := range handles {
+				slow, err := t.readSlowly(u.session, h)
+				if err != nil {
+					return struct{}{}, err
+				}
+				quick, ok := t.module.calls.look(u.session, h)
+				if !ok {
+					continue
+				}
+				if class == pkcs11.CKO_PRIVATE_KEY {
+					looked++
+				}
+				if !reflect.DeepEqual(quick, slow) {
+					differences = append(differences, fmt.Sprintf("one call: %+v, part by part: %+v", quick, slow))
+				}
+			}
+		}
+		return struct{}{}, nil
+	}, nil)
+	if err != nil {
+		differences = append(differences, err.Error())
+	}
+	return looked, differences
 }

@@ -157,6 +157,14 @@ func nameIn(values map[uint][]byte) name {
 // read reads what names a key, what it may be used for, and as much of its
 // public half as it has. A half-made object has none.
 func (t *Token) read(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (object, error) {
+	if o, ok := t.module.calls.look(s, h); ok {
+		return o, nil
+	}
+	return t.readSlowly(s, h)
+}
+
+// readSlowly asks for one thing after the other.
+func (t *Token) readSlowly(s pkcs11.SessionHandle, h pkcs11.ObjectHandle) (object, error) {
 	values, err := t.attributes(s, h, pkcs11.CKA_ID, pkcs11.CKA_LABEL, pkcs11.CKA_CLASS, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return object{}, err

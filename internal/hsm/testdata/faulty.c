@@ -16,6 +16,9 @@
 //   attribute 0x162 1       the value of a boolean attribute
 //   secret 0x162 1          the same, of secret keys only
 //   empty 0x120             an attribute has no value
+//   untold 0x120            an attribute that an object does not tell
+//   silent 0x105            an attribute that is refused and left as it was, length and all
+//   many 0x150              more than six attributes at once are refused with that code
 //   nosign                  a private key template with CKA_SIGN is refused
 //   fragile                 after a failed C_Decrypt the session is good for nothing
 //   sessions 3              that many sessions and no more
@@ -331,19 +334,34 @@ static CK_RV my_C_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_
 	unsigned value;
 	CK_BYTE scratch[4096];
 	CK_VOID_PTR kept[64] = { 0 };
+	CK_ULONG silent[64] = { 0 };
 	if (before("C_GetAttributeValue", &rv))
 		return rv;
-	for (CK_ULONG i = 0; i < n && n < 64; i++)
+	if (n > 6 && line("many", 0, rest, sizeof rest))
+		return strtoul(rest, NULL, 16);
+	for (CK_ULONG i = 0; i < n && i < 64; i++)
 		for (int k = 0; line("empty", k, rest, sizeof rest); k++)
 			if (sscanf(rest, "%lx", &type) == 1 && t[i].type == type && t[i].pValue) {
 				kept[i] = t[i].pValue;
 				t[i].pValue = scratch;
 				t[i].ulValueLen = sizeof scratch;
 			}
+	for (CK_ULONG i = 0; i < n && i < 64; i++)
+		for (int k = 0; line("silent", k, rest, sizeof rest); k++)
+			if (sscanf(rest, "%lx", &type) == 1 && t[i].type == type && t[i].pValue) {
+				kept[i] = t[i].pValue;
+				silent[i] = t[i].ulValueLen;
+				t[i].pValue = scratch;
+			}
 	rv = real->C_GetAttributeValue(s, o, t, n);
-	for (CK_ULONG i = 0; i < n && n < 64; i++)
+	for (CK_ULONG i = 0; i < n && i < 64; i++) {
 		if (kept[i])
 			t[i].pValue = kept[i];
+		if (silent[i]) {
+			t[i].ulValueLen = silent[i];
+			rv = CKR_ATTRIBUTE_TYPE_INVALID;
+		}
+	}
 	for (CK_ULONG i = 0; i < n; i++) {
 		for (int k = 0; line("attribute", k, rest, sizeof rest); k++)
 			if (sscanf(rest, "%lx %u", &type, &value) == 2 && t[i].type == type && t[i].pValue && t[i].ulValueLen == 1)
@@ -354,6 +372,11 @@ static CK_RV my_C_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_
 		for (int k = 0; line("empty", k, rest, sizeof rest); k++)
 			if (sscanf(rest, "%lx", &type) == 1 && t[i].type == type)
 				t[i].ulValueLen = 0;
+		for (int k = 0; line("untold", k, rest, sizeof rest); k++)
+			if (sscanf(rest, "%lx", &type) == 1 && t[i].type == type) {
+				t[i].ulValueLen = CK_UNAVAILABLE_INFORMATION;
+				rv = CKR_ATTRIBUTE_TYPE_INVALID;
+			}
 		CK_BYTE *value = t[i].pValue;
 		if (t[i].type == CKA_VALUE && rv == CKR_OK && value && line("short", 0, rest, sizeof rest))
 			while (t[i].ulValueLen > 0 && !value[0])
