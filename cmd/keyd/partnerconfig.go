@@ -42,7 +42,8 @@ type partnerConfig struct {
 	StaleStatus []int `yaml:"stale_status"`
 
 	// Authorization of those requests: caller (the bearer token that the caller
-	// brings), service (a token that keyd asks for) or none.
+	// brings), service (a token that keyd asks for) or, for type jwe, basic
+	// (client_id and client_secret), bearer (client_secret is the token) or none.
 	Authorization string    `yaml:"authorization" for:"wise jackhenry powens venly jwe"`
 	ClientID      string    `yaml:"client_id" for:"wise jackhenry powens venly jwe"`
 	ClientSecret  secretRef `yaml:"client_secret" for:"wise powens venly jwe"`
@@ -114,15 +115,17 @@ type partnerConfig struct {
 	KID string `yaml:"kid" for:"jwe"`
 	// OurKey is how it gets ours: none, by-hand, fetched or in-body.
 	OurKey string `yaml:"our_key" for:"jwe"`
-	// JOSE are further members of the JOSE header; URLHeader adds url, IssuedAt
-	// iat in seconds or milliseconds.
+	// JOSE are further members of the JOSE header, with {kid} and {key_id} as in
+	// headers; URLHeader adds url, IssuedAt iat in seconds or milliseconds.
 	JOSE      map[string]string `yaml:"jose" for:"jwe"`
 	URLHeader bool              `yaml:"url_header" for:"jwe"`
 	IssuedAt  string            `yaml:"issued_at" for:"jwe"`
-	// ContentType, Accept and Headers of requests.
-	ContentType string            `yaml:"content_type" for:"jwe"`
-	Accept      string            `yaml:"accept" for:"jwe"`
-	Headers     map[string]string `yaml:"headers" for:"jwe"`
+	// ContentType, Accept and Headers of requests. SecretHeaders are headers whose
+	// values are secret, such as an API key.
+	ContentType   string               `yaml:"content_type" for:"jwe"`
+	Accept        string               `yaml:"accept" for:"jwe"`
+	Headers       map[string]string    `yaml:"headers" for:"jwe"`
+	SecretHeaders map[string]secretRef `yaml:"secret_headers" for:"jwe"`
 }
 
 // allowConfig is a set of business requests that may leave. A path that ends in
@@ -142,7 +145,7 @@ type fieldsConfig struct {
 type keySourceConfig struct {
 	URL  string `yaml:"url"`
 	File string `yaml:"file"`
-	// Authorization: open, service or caller.
+	// Authorization: open, service, basic, bearer or caller.
 	Authorization string `yaml:"authorization"`
 	// KeyID picks a key of a set, or names one that has no name; sha256 names it
 	// by its fingerprint. Choose: only or first.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"slices"
@@ -67,6 +68,9 @@ func (p *problems) partner(path, name string, c partnerConfig) {
 	}
 	if c.ClientSecret != "" || c.Type == partner.TypeWise {
 		p.check(path+".client_secret", c.ClientSecret.check())
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.SecretHeaders)) {
+		p.check(path+".secret_headers."+name, c.SecretHeaders[name].check())
 	}
 	for _, enc := range append(slices.Clone(c.Encs), c.SealEnc) {
 		if _, ok := boundary.CEKLen(enc); !ok && enc != "" {
@@ -174,11 +178,15 @@ func some[R remote](r R, err error) (remote, error) {
 
 // described is a partner of which nothing is known but its config.
 func (c *partnerConfig) described(link partner.Connection, secret func() ([]byte, error)) partner.JWEConfig {
+	secrets := map[string]func() ([]byte, error){}
+	for name, ref := range c.SecretHeaders {
+		secrets[name] = ref.read
+	}
 	return partner.JWEConfig{Connection: link, Key: partner.KeySource(c.Key),
 		Form: c.Form, SealAlg: c.SealAlg, SealEnc: c.SealEnc, KID: c.KID, URLHeader: c.URLHeader, JOSE: c.JOSE, IssuedAt: c.IssuedAt,
 		ReplyAlgs: c.Algs, ReplyEncs: c.Encs, Direct: c.Direct, OurKey: c.OurKey, KeyForm: c.KeyForm,
 		RequestMember: c.RequestMember, ReplyMember: c.ReplyMember, Fields: c.fields(),
-		ContentType: c.ContentType, Accept: c.Accept, Header: c.Headers,
+		ContentType: c.ContentType, Accept: c.Accept, Header: c.Headers, SecretHeader: secrets,
 		Authorization: c.Authorization, TokenURL: c.TokenURL, ClientID: c.ClientID, ClientSecret: secret, SecretIn: c.SecretIn, Scopes: c.Scopes, StaleCodes: c.StaleCodes}
 }
 

@@ -50,4 +50,6 @@ func otherFlags(fs *flag.FlagSet, o *partnersim.Options) {
 	fs.StringVar(&o.GenericEnc, "jwe-enc", "A256GCM", "its enc: A256GCM, A128GCM, A128CBC-HS256 or A256CBC-HS512")
 	fs.StringVar(&o.GenericMember, "jwe-member", "", "the JSON `member` that holds a JWE there (default: the body is one)")
 	fs.StringVar(&o.GenericKeyHeader, "jwe-key-header", "", "an HTTP `header` that must name the key there")
+	fs.StringVar(&o.GenericAuth, "jwe-auth", partnersim.AuthToken, "what it takes in Authorization: token, basic (the client's id and secret) or secret (that one as a bearer token)")
+	fs.StringVar(&o.GenericAPIKey, "jwe-api-key", "", "an HTTP `header` that must have the client secret there")
 }

@@ -202,12 +202,12 @@ func TestACallIsAllowedInAHeaderWhateverIsSealedOfItsBody(t *testing.T) {
 func TestTheConfigSaysWhatElseStandsInTheHeader(t *testing.T) {
 	r := newRig(t, func(s *setup) {
 		p := &s.opener.Partners[0]
-		p.KID, p.JOSE, p.IssuedIn, p.URLInJOSE = api.KIDTheirs, map[string]string{"cty": "application/json"}, time.Millisecond, false
+		p.KID, p.JOSE, p.IssuedIn, p.URLInJOSE = api.KIDTheirs, map[string]string{"cty": "application/json", "cid": "{kid}", "to": "urn:{key_id}"}, time.Millisecond, false
 	})
 	before := time.Now().UnixMilli()
 	a := r.send(r.client, "POST", "/v1/partners/wise/encrypt?url=/v1/cases", "x").wants(t, 200, "")
 	header, _ := r.partner.open(t, string(a.body))
-	if header["kid"] != "their-key" || header["cty"] != "application/json" || header["url"] != nil || header["iat"].(float64) < float64(before) || header["iat"].(float64) > float64(time.Now().UnixMilli()) {
+	if header["kid"] != "their-key" || header["cty"] != "application/json" || header["cid"] != r.active.KID || header["to"] != "urn:their-key" || header["url"] != nil || header["iat"].(float64) < float64(before) || header["iat"].(float64) > float64(time.Now().UnixMilli()) {
 		t.Errorf("the JOSE header is %v", header)
 	}
 }

@@ -30,8 +30,9 @@ type Partner struct {
 	KID KIDOf
 	// URLInJOSE: the JOSE header of a request carries its path as url.
 	URLInJOSE bool
-	// JOSE are further members of that header, and IssuedIn the unit of its iat
-	// (time.Second or time.Millisecond); 0 is none.
+	// JOSE are further members of that header: in their values {kid} stands for
+	// that of our active version, {key_id} for the partner's. IssuedIn is the unit of
+	// its iat (time.Second or time.Millisecond); 0 is none.
 	JOSE     map[string]string
 	IssuedIn time.Duration
 

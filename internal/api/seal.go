@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"strings"
 	"time"
 
 	"keyd/client"
@@ -143,7 +144,7 @@ func (l *sealer) envelope(plaintext []byte) (compact string, cek []byte, err err
 	if l.p.URLInJOSE {
 		header.URL = l.want.path
 	}
-	header.Extra = l.p.jose(time.Now())
+	header.Extra = l.p.jose(time.Now(), l.ours.KID, l.theirs.ID)
 	compact, cek, err = jwe.SealKeeping(l.public, header, plaintext)
 	switch {
 	case errors.Is(err, jwe.ErrTooLarge):
@@ -182,14 +183,18 @@ func (l *sealer) began(ticket exchange.Ticket) {
 	}
 }
 
-// jose are the further members of a JOSE header.
-func (p *Partner) jose(now time.Time) map[string]any {
+// jose are the further members of a JOSE header. One that would name no key is
+// left out.
+func (p *Partner) jose(now time.Time, kid, keyID string) map[string]any {
 	if len(p.JOSE) == 0 && p.IssuedIn == 0 {
 		return nil
 	}
-	extra := map[string]any{}
+	extra, names := map[string]any{}, strings.NewReplacer("{kid}", kid, "{key_id}", keyID)
 	for name, value := range p.JOSE {
-		extra[name] = value
+		if kid == "" && strings.Contains(value, "{kid}") || keyID == "" && strings.Contains(value, "{key_id}") {
+			continue
+		}
+		extra[name] = names.Replace(value)
 	}
 	if p.IssuedIn > 0 {
 		extra["iat"] = now.UnixNano() / int64(p.IssuedIn)

@@ -61,7 +61,8 @@ type call struct {
 	// refused gives the sentinel behind a status that is not wanted.
 	refused map[int]error
 	secrets []string
-	most    int // bytes of the answer; maxBody when 0
+	own     []string // and those of keyd's own, which no answer may show a caller
+	most    int      // bytes of the answer; maxBody when 0
 	// quiet keeps the partner's own words out of errors: the request was a
 	// caller's, and servers echo what they are sent.
 	quiet bool
@@ -166,7 +167,7 @@ var errRefused = errors.New("refused")
 // failed makes the *Error. What the partner said is cleaned with every secret
 // that was in the request, because servers and proxies do echo headers.
 func (x *exchange) failed(c call, a *answer, err error) *Error {
-	secrets := slices.Concat(c.secrets, x.secrets)
+	secrets := slices.Concat(c.secrets, c.own, x.secrets)
 	e := &Error{Partner: x.partner, Op: c.op, Status: a.status, temporary: passes(a.status, err)}
 	if c.quiet {
 		e.cause = &cause{text: clean(ownWords(err), secrets), err: err}

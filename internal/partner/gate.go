@@ -18,6 +18,8 @@ const opCall = "call"
 const (
 	AuthCaller  = "caller"  // the bearer token that the caller brings
 	AuthService = "service" // the access token keyd holds
+	AuthBasic   = "basic"   // a user and a password of keyd's (RFC 7617)
+	AuthBearer  = "bearer"  // a bearer token of keyd's that does not end
 	AuthNone    = "none"    // no token
 )
 
@@ -59,8 +61,9 @@ type gate struct {
 	allow    []Allow
 	reserved []string // prefixes of paths that are keyd's own business
 	forward  []string // headers a caller may set, in canonical form
-	auth     string   // AuthCaller or AuthService
+	auth     string   // one of the Auth constants
 	tokens   *tokenSource
+	standing standing
 }
 
 // do sends a request to an endpoint with the partner's own headers and says what
@@ -75,6 +78,9 @@ func (g *gate) do(ctx context.Context, req Request, to Endpoint, own http.Header
 		return nil, g.refuse("%w", err)
 	}
 	c := call{op: opCall, method: req.Method, path: req.Path, query: req.Query, header: header, body: req.Body, quiet: true, most: g.exchange.most}
+	if err := g.standing.put(&c); err != nil {
+		return nil, g.refuse("%w", err)
+	}
 	for repeated := false; ; repeated = true {
 		token, err := g.authorize(ctx, &c, req.Authorization)
 		if err != nil {
@@ -89,7 +95,7 @@ func (g *gate) do(ctx context.Context, req Request, to Endpoint, own http.Header
 			return nil, err
 		}
 		if res.Status != http.StatusUnauthorized || g.auth != AuthService || repeated {
-			return res.finish(token), nil
+			return res.finish(append(c.own, token)), nil
 		}
 		g.tokens.drop(token)
 	}
@@ -154,7 +160,7 @@ func (g *gate) callersHeader(from http.Header) (http.Header, error) {
 		}
 		for _, v := range values {
 			total += len(v)
-			if strings.ContainsFunc(v, func(r rune) bool { return r < ' ' || r > '~' }) || total > maxHeaders {
+			if !isPrintable(v) || total > maxHeaders {
 				return nil, fmt.Errorf("%w: the value of the header %q is too long, or has characters that do not belong in one", ErrRequest, canonical)
 			}
 		}
@@ -183,7 +189,7 @@ func (g *gate) authorize(ctx context.Context, c *call, authorization string) (to
 	switch {
 	case g.auth != AuthCaller && authorization != "":
 		return "", refuse("%w: a bearer token of the caller's own; authorization in the config says %s", ErrNotAllowed, g.auth)
-	case g.auth == AuthNone:
+	case g.auth == AuthNone, g.auth == AuthBasic, g.auth == AuthBearer: // standing has put it there
 		return "", nil
 	case g.auth == AuthService:
 		if token, err = g.tokens.get(ctx); err != nil {

@@ -28,8 +28,8 @@ type JWEConfig struct {
 	// KID is KIDTheirs (the default), KIDOurs or KIDNone.
 	KID string
 	// URLHeader puts the path of a request into its JOSE header as url, JOSE adds
-	// these members to it, and IssuedAt adds iat in IssuedSeconds or
-	// IssuedMilliseconds.
+	// these members to it (with {kid} and {key_id} as in Header), and IssuedAt adds
+	// iat in IssuedSeconds or IssuedMilliseconds.
 	URLHeader bool
 	JOSE      map[string]string
 	IssuedAt  string
@@ -57,15 +57,20 @@ type JWEConfig struct {
 	// Header are further headers of each request. In their values {kid} stands
 	// for our active key's, {key_id} for the partner's, {uuid} for a new UUID.
 	Header map[string]string
+	// SecretHeader are headers whose values are secret, an API key for one. They
+	// go to the host of the base URL alone.
+	SecretHeader map[string]func() ([]byte, error)
 
-	// Authorization of business requests: AuthCaller (the default), AuthService
-	// or AuthNone.
+	// Authorization of business requests: AuthCaller (the default), AuthService,
+	// AuthBasic, AuthBearer or AuthNone.
 	Authorization string
-	// The client credentials grant, for AuthService. SecretIn is SecretInBasic
-	// (the default) or SecretInForm.
-	TokenURL, ClientID string
-	ClientSecret       func() ([]byte, error)
-	SecretIn           string
+	// ClientID and ClientSecret are user and password for AuthBasic; the secret
+	// alone is the token for AuthBearer.
+	ClientID     string
+	ClientSecret func() ([]byte, error)
+	// The rest of the client credentials grant, for AuthService. SecretIn is
+	// SecretInBasic (the default) or SecretInForm.
+	TokenURL, SecretIn string
 	Scopes             []string
 	// StaleCodes are codes in error bodies that may mean that a request was
 	// sealed to an old key.
@@ -106,7 +111,7 @@ func (c *JWEConfig) check() (wrong complaints) {
 	oneOf("issued at", c.IssuedAt, "", IssuedSeconds, IssuedMilliseconds)
 	oneOf("our key", c.OurKey, OurKeyNone, OurKeyByHand, OurKeyFetched, OurKeyInBody)
 	oneOf("key form", c.KeyForm, keyForms...)
-	oneOf("authorization", c.Authorization, AuthCaller, AuthService, AuthNone)
+	oneOf("authorization", c.Authorization, AuthCaller, AuthService, AuthBasic, AuthBearer, AuthNone)
 	oneOf("secret in", c.SecretIn, SecretInBasic, SecretInForm)
 	for _, alg := range c.ReplyAlgs {
 		oneOf("reply alg", alg, joseAlgorithm, algECDHES, algECDHES+"+A128KW", algECDHES+"+A256KW")
@@ -124,19 +129,37 @@ func (c *JWEConfig) check() (wrong complaints) {
 	for _, p := range c.Direct {
 		wrong.check(checkPattern(p))
 	}
-	for name, value := range c.Header {
-		wrong.add(!forwardable(name) || strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }), "header %q: not one to set, or not with this value", name)
-	}
+	c.checkHeaders(&wrong)
 	for name := range c.JOSE {
 		wrong.add(slices.Contains([]string{"", "alg", "enc", "kid", "zip", "crit", "epk", "apu", "apv", "iat", "url"}, name), "jose %q: keyd sets it by itself, or never", name)
 	}
-	if c.Authorization == AuthService || c.Key.Authorization == AuthService {
-		_, err := checkBase(c.TokenURL)
-		wrong.add(err != nil, "token URL: %w", err)
-		wrong.add(c.ClientID == "" || c.ClientSecret == nil, "client ID or client secret: missing")
-	}
+	c.checkAuthority(&wrong)
 	c.Key.check(&wrong, c.BaseURL)
 	return wrong
+}
+
+func (c *JWEConfig) checkHeaders(wrong *complaints) {
+	set := canonical(c.Forward)
+	for name, value := range c.Header {
+		wrong.add(!forwardable(name) || !isPrintable(value), "header %q: not one to set, or not with this value", name)
+		set = append(set, http.CanonicalHeaderKey(name))
+	}
+	for name := range c.SecretHeader {
+		wrong.add(!forwardable(name), "secret header %q: not one to set", name)
+		wrong.add(slices.Contains(set, http.CanonicalHeaderKey(name)), "secret header %q: set or forwarded too", name)
+		set = append(set, http.CanonicalHeaderKey(name))
+	}
+}
+
+func (c *JWEConfig) checkAuthority(wrong *complaints) {
+	with := func(auth string) bool { return c.Authorization == auth || c.Key.Authorization == auth }
+	if with(AuthService) {
+		_, err := checkBase(c.TokenURL)
+		wrong.add(err != nil, "token URL: %w", err)
+	}
+	named := with(AuthService) || with(AuthBasic)
+	wrong.add(named && c.ClientID == "" || (named || with(AuthBearer)) && c.ClientSecret == nil, "client ID or client secret: missing")
+	wrong.add(with(AuthBasic) && (strings.Contains(c.ClientID, ":") || !isPrintable(c.ClientID)), "client ID %q: not a user's name for authorization %s", c.ClientID, AuthBasic)
 }
 
 // JWE speaks to a partner that its config describes. It is safe for concurrent
@@ -159,7 +182,12 @@ func NewJWE(cfg JWEConfig) (*JWE, error) {
 	secret := clientSecret{id: cfg.ClientID, secret: cfg.ClientSecret, in: cfg.SecretIn, scopes: cfg.Scopes}
 	tokens := &tokenSource{exchange: x.at(cfg.TokenURL), ask: secret.ask, form: tokenForm{early: 30 * time.Second}, logger: cfg.Logger}
 	return &JWE{cfg: cfg, exchange: x, tokens: tokens, gate: &gate{exchange: x, tokens: tokens, auth: cfg.Authorization, allow: cfg.Allow,
-		forward: canonical(cfg.Forward)}}, nil
+		forward: canonical(cfg.Forward), standing: cfg.standing(cfg.Authorization)}}, nil
+}
+
+// standing is keyd's own authority of one kind.
+func (c *JWEConfig) standing(auth string) standing {
+	return standing{auth: auth, id: c.ClientID, secret: c.ClientSecret, headers: c.SecretHeader}
 }
 
 // Profile says how requests are sealed and replies opened.

@@ -26,8 +26,9 @@ const KeyIDFingerprint = "sha256"
 type KeySource struct {
 	// URL is fetched, or File is read, each time that the key is asked for.
 	URL, File string
-	// Authorization of fetching the URL: KeyOpen (the default), AuthService or
-	// AuthCaller. No token goes to another host than the base URL's.
+	// Authorization of fetching the URL: KeyOpen (the default), AuthService,
+	// AuthBasic, AuthBearer or AuthCaller. No secret goes to another host than the
+	// base URL's.
 	Authorization string
 	// KeyID picks the key with that kid from a set, and names a key that has
 	// none; KeyIDFingerprint names it by itself.
@@ -54,10 +55,10 @@ func (s *KeySource) check(wrong *complaints, base string) {
 	}
 	switch s.Authorization {
 	case KeyOpen:
-	case AuthService, AuthCaller:
+	case AuthService, AuthBasic, AuthBearer, AuthCaller:
 		wrong.add(s.File != "", "key: a file needs no authorization")
 	default:
-		wrong.add(true, "key: authorization %q: want %s, %s or %s", s.Authorization, KeyOpen, AuthService, AuthCaller)
+		wrong.add(true, "key: authorization %q: want %s, %s, %s, %s or %s", s.Authorization, KeyOpen, AuthService, AuthBasic, AuthBearer, AuthCaller)
 	}
 	if s.URL == "" {
 		return
@@ -71,31 +72,26 @@ func (s *KeySource) check(wrong *complaints, base string) {
 	plain.RawQuery = ""
 	_, err = checkBase(plain.String())
 	wrong.add(err != nil, "key: %w", err)
+	wrong.add(s.Authorization != KeyOpen && !sameHost(base, u), "key: a secret would go to %s, which is not the partner's host", u.Host)
+}
+
+// sameHost reports whether a URL is at the host of another, over the same scheme.
+func sameHost(base string, u *url.URL) bool {
 	home, err := url.Parse(base)
-	wrong.add(s.Authorization != KeyOpen && (err != nil || home.Host != u.Host || home.Scheme != u.Scheme),
-		"key: a token would go to %s, which is not the partner's host", u.Host)
+	return err == nil && home.Host == u.Host && home.Scheme == u.Scheme
 }
 
 // FetchKey fetches or reads the key that requests are sealed to.
 func (j *JWE) FetchKey(ctx context.Context) (id string, version int, algorithm string, public crypto.PublicKey, err error) {
-	switch j.cfg.Key.Authorization {
-	case AuthCaller:
+	if j.cfg.Key.Authorization == AuthCaller {
 		return "", 0, "", nil, j.exchange.failed(call{op: opKey}, &answer{}, ErrNeedsCaller)
-	case AuthService:
-		c, at := j.keyCall(&id, &public)
-		err = j.tokens.authorized(ctx, at, c)
-	default:
-		if j.cfg.Key.File != "" {
-			id, public, err = j.readKeyFile()
-			break
+	}
+	return j.fetchKey(func(c call, at *exchange) error {
+		if j.cfg.Key.Authorization == AuthService {
+			return j.tokens.authorized(ctx, at, c)
 		}
-		c, at := j.keyCall(&id, &public)
-		err = at.do(ctx, c)
-	}
-	if err != nil {
-		return "", 0, "", nil, err
-	}
-	return id, 0, j.cfg.SealAlg, public, nil
+		return at.do(ctx, c)
+	})
 }
 
 // FetchKeyAs does the same with the bearer token of a caller, where the config
@@ -104,31 +100,51 @@ func (j *JWE) FetchKeyAs(ctx context.Context, authorization string) (id string, 
 	if j.cfg.Key.Authorization != AuthCaller {
 		return j.FetchKey(ctx)
 	}
-	c, at := j.keyCall(&id, &public)
-	asCaller := gate{exchange: j.exchange, auth: AuthCaller}
-	if _, err := asCaller.authorize(ctx, &c, authorization); err != nil {
-		return "", 0, "", nil, err
+	return j.fetchKey(func(c call, at *exchange) error {
+		asCaller := gate{exchange: j.exchange, auth: AuthCaller}
+		if _, err := asCaller.authorize(ctx, &c, authorization); err != nil {
+			return err
+		}
+		return at.do(ctx, c)
+	})
+}
+
+// fetchKey reads the key's file, or has its URL asked by do.
+func (j *JWE) fetchKey(do func(c call, at *exchange) error) (id string, version int, algorithm string, public crypto.PublicKey, err error) {
+	if j.cfg.Key.File != "" {
+		id, public, err = j.readKeyFile()
+	} else if c, at, put := j.keyCall(&id, &public); put != nil {
+		err = j.exchange.failed(c, &answer{}, put)
+	} else {
+		err = do(c, at)
 	}
-	if err := at.do(ctx, c); err != nil {
+	if err != nil {
 		return "", 0, "", nil, err
 	}
 	return id, 0, j.cfg.SealAlg, public, nil
 }
 
-func (j *JWE) keyCall(id *string, public *crypto.PublicKey) (call, *exchange) {
+// keyCall asks for the key at its URL, with keyd's own authority if that is at
+// the partner's host.
+func (j *JWE) keyCall(id *string, public *crypto.PublicKey) (c call, at *exchange, err error) {
 	u, err := url.Parse(j.cfg.Key.URL)
 	if err != nil {
-		u = &url.URL{} // check has parsed it
+		return c, nil, err // check has parsed it
 	}
 	query := u.Query()
-	u.RawQuery = ""
 	header := j.GetHeaders("")
 	header.Set("Accept", "*/*")
-	return call{op: opKey, method: http.MethodGet, query: query, header: header, want: []int{http.StatusOK},
+	c = call{op: opKey, method: http.MethodGet, query: query, header: header, want: []int{http.StatusOK},
 		read: func(a *answer) (err error) {
 			*id, *public, err = j.readKey(a.body)
 			return err
-		}}, j.exchange.at(u.String())
+		}}
+	if sameHost(j.exchange.base, u) {
+		own := j.cfg.standing(j.cfg.Key.Authorization)
+		err = own.put(&c)
+	}
+	u.RawQuery = ""
+	return c, j.exchange.at(u.String()), err
 }
 
 func (j *JWE) readKeyFile() (id string, public crypto.PublicKey, err error) {

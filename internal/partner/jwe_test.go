@@ -59,15 +59,16 @@ func TestDescribedPartnersWithTheSimulator(t *testing.T) {
 		client crypto.PublicKey
 		kind   string
 	}{
-		"like Visa": {partnersim.Options{GenericEnc: "A128GCM", GenericMember: "encData", GenericKeyHeader: "keyId"}, func(c *partner.JWEConfig) {
+		"like Visa": {partnersim.Options{GenericEnc: "A128GCM", GenericMember: "encData", GenericKeyHeader: "keyId", GenericAuth: partnersim.AuthBasic}, func(c *partner.JWEConfig) {
 			service(c)
+			c.Authorization, c.TokenURL = partner.AuthBasic, ""
 			c.Form, c.SealEnc, c.RequestMember = partner.FormMember, "A128GCM", "/encData"
 			c.Header = map[string]string{"keyId": "{key_id}"}
 			c.OurKey, c.ReplyAlgs, c.ReplyEncs = partner.OurKeyByHand, []string{"RSA-OAEP-256"}, []string{"A256GCM"}
 		}, &rsaKey().PublicKey, partner.KindSealed},
-		"like Method": {partnersim.Options{GenericMember: "encrypted"}, func(c *partner.JWEConfig) {
+		"like Method": {partnersim.Options{GenericMember: "encrypted", GenericAuth: partnersim.AuthSecret}, func(c *partner.JWEConfig) {
 			service(c)
-			c.SecretIn = partner.SecretInForm
+			c.Authorization, c.TokenURL, c.ClientID = partner.AuthBearer, "", ""
 			c.Form, c.RequestMember, c.Header = partner.FormMember, "/encrypted", map[string]string{"Method-MLE": "jwe"}
 			c.OurKey, c.ReplyAlgs, c.ReplyEncs = partner.OurKeyFetched, []string{"RSA-OAEP-256"}, []string{"A256GCM"}
 		}, &rsaKey().PublicKey, partner.KindSealed},
@@ -79,6 +80,11 @@ func TestDescribedPartnersWithTheSimulator(t *testing.T) {
 			service(c)
 			c.SealAlg, c.OurKey, c.ReplyAlgs, c.ReplyEncs = "ECDH-ES", partner.OurKeyFetched, []string{"ECDH-ES+A256KW"}, []string{"A256GCM"}
 		}, &ecKey().PublicKey, partner.KindSealed},
+		"an API key": {partnersim.Options{GenericAPIKey: "X-API-Key"}, func(c *partner.JWEConfig) {
+			service(c)
+			c.SecretIn, c.SecretHeader = partner.SecretInForm, map[string]func() ([]byte, error){"x-api-key": c.ClientSecret}
+			c.Key = partner.KeySource{URL: genericURL + "/v1/key", Authorization: partner.AuthService, Member: "/data/publicKey", IDMember: "/data/keyId"}
+		}, nil, partner.KindPlain},
 		"a key for clients only": {partnersim.Options{}, func(c *partner.JWEConfig) {
 			service(c)
 			c.Key = partner.KeySource{URL: genericURL + "/v1/key", Authorization: partner.AuthService, Member: "/data/publicKey", IDMember: "/data/keyId"}

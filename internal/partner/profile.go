@@ -73,7 +73,8 @@ type Profile struct {
 	KID string
 	// URLHeader: the JOSE header of a request carries its path as url.
 	URLHeader bool
-	// JOSE are further members of the JOSE header of requests.
+	// JOSE are further members of the JOSE header of requests, with {kid} and
+	// {key_id} in their values as in headers.
 	JOSE map[string]string
 	// IssuedAt: that header has iat, in IssuedSeconds or IssuedMilliseconds; ""
 	// is none.

@@ -57,21 +57,28 @@ func newResponse(a *answer) *Response {
 	return res
 }
 
+// shortestShown is the length of secrets that are looked for in answers: what is
+// shorter stands in them by chance.
+const shortestShown = 6
+
 // finish takes out of a response what is not for the caller: headers about the
-// connection, and keyd's own token, which servers have been seen to repeat in
-// their errors.
-func (r *Response) finish(token string) *Response {
+// connection, and secrets of keyd's own, which servers have been seen to repeat
+// in their errors.
+func (r *Response) finish(own []string) *Response {
 	header := http.Header{}
 	for name, values := range r.Header {
 		if !ofConnection(name, r.Header) {
 			header[name] = slices.Clone(values)
 		}
 	}
-	if token != "" {
-		r.Body = bytes.ReplaceAll(r.Body, []byte(token), []byte("[redacted]"))
+	for _, secret := range own {
+		if len(secret) < shortestShown {
+			continue
+		}
+		r.Body = bytes.ReplaceAll(r.Body, []byte(secret), []byte("[redacted]"))
 		for name, values := range header {
 			for i, v := range values {
-				header[name][i] = strings.ReplaceAll(v, token, "[redacted]")
+				header[name][i] = strings.ReplaceAll(v, secret, "[redacted]")
 			}
 		}
 	}

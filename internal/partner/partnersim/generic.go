@@ -22,7 +22,7 @@ import (
 const genericBase = "/generic"
 
 func (s *Sim) generic() []endpoint {
-	at := func(serve func(*call) reply) func(*call) reply { return s.authorizedAt(Generic, serve) }
+	at := s.genericAt
 	return []endpoint{
 		{EndpointGenericToken, "POST " + genericBase + "/oauth/token", s.genericToken},
 		{EndpointGenericJWKS, "GET " + genericBase + "/jwks.json", s.genericJWKS},
@@ -42,6 +42,30 @@ func genericError(status int, code, message string) reply {
 
 func genericUnauthorized(string) reply {
 	return genericError(http.StatusUnauthorized, "unauthorized", "the token is missing or not valid")
+}
+
+// What the partner of no name takes in Authorization, for Options.GenericAuth.
+const (
+	AuthToken  = "token"  // an access token
+	AuthBasic  = "basic"  // the client's id and secret (RFC 7617)
+	AuthSecret = "secret" // the client's secret, as a bearer token
+)
+
+// genericAt serves who has the authority that the options ask for.
+func (s *Sim) genericAt(serve func(*call) reply) func(*call) reply {
+	withToken := s.authorizedAt(Generic, serve)
+	return func(c *call) reply {
+		id, secret, _ := c.BasicAuth()
+		switch {
+		case s.opt.GenericAPIKey != "" && !same(c.Header.Get(s.opt.GenericAPIKey), s.opt.ClientSecret),
+			s.opt.GenericAuth == AuthBasic && (!same(id, s.opt.ClientID) || !same(secret, s.opt.ClientSecret)),
+			s.opt.GenericAuth == AuthSecret && !same(bearer(c.Header), s.opt.ClientSecret):
+			return genericUnauthorized("")
+		case s.opt.GenericAuth == AuthToken:
+			return withToken(c)
+		}
+		return serve(c)
+	}
 }
 
 func (s *Sim) genericToken(c *call) reply {

@@ -164,6 +164,42 @@ func flip(jwe string) string {
 	return jwe[:i] + c + jwe[i+1:]
 }
 
+func TestGenericAuthority(t *testing.T) {
+	const path, id, secret = "/generic/v1/key", partnersim.DemoClientID, partnersim.DemoClientSecret
+	for name, tc := range map[string]struct {
+		opt   partnersim.Options
+		token bool // an access token is good
+		good  http.Header
+		bad   []http.Header
+	}{
+		"token":                     {partnersim.Options{}, true, http.Header{}, []http.Header{basic(id, secret), {"Authorization": {"Bearer " + secret}}}},
+		"basic":                     {partnersim.Options{GenericAuth: partnersim.AuthBasic}, false, basic(id, secret), []http.Header{basic(id, "x"), basic("x", secret), {}}},
+		"secret":                    {partnersim.Options{GenericAuth: partnersim.AuthSecret}, false, http.Header{"Authorization": {"Bearer " + secret}}, []http.Header{{"Authorization": {"Bearer x"}}, {}}},
+		"an API key beside a token": {partnersim.Options{GenericAPIKey: "X-API-Key"}, true, http.Header{"X-Api-Key": {secret}}, []http.Header{{"X-Api-Key": {"x"}}, {}}},
+	} {
+		sim := partnersim.New(tc.opt)
+		c := direct(t, sim)
+		c.token = sim.NewUserToken(partnersim.Generic)
+		if a := c.do("GET", path, nil, ""); (a.status == 200) != (name == "token") {
+			t.Errorf("%s: a token alone gets %d", name, a.status)
+		}
+		if !tc.token {
+			c.token = ""
+		}
+		if a := c.do("GET", path, tc.good, ""); a.status != 200 {
+			t.Errorf("%s: %d %s", name, a.status, a.body)
+		}
+		for _, bad := range tc.bad {
+			if bad.Get("Authorization") != "" {
+				c.token = ""
+			}
+			if a := c.do("GET", path, bad, ""); a.status != 401 {
+				t.Errorf("%s with %v: %d", name, bad, a.status)
+			}
+		}
+	}
+}
+
 func TestGenericDirectAndFields(t *testing.T) {
 	sim := partnersim.New(partnersim.Options{GenericKeyHeader: "keyId"})
 	c := direct(t, sim)

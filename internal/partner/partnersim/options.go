@@ -123,6 +123,10 @@ type Options struct {
 	GenericMember string
 	// GenericKeyHeader is an HTTP header that must name the key; empty: none.
 	GenericKeyHeader string
+	// GenericAuth is what it takes in Authorization: AuthToken (if empty), AuthBasic
+	// or AuthSecret. GenericAPIKey is an HTTP header that must have the client
+	// secret, besides; empty: none.
+	GenericAuth, GenericAPIKey string
 	// ExtraFields adds an unknown field to each JSON answer: Wise adds fields
 	// without notice.
 	ExtraFields bool
@@ -146,6 +150,7 @@ func (o Options) withDefaults() Options {
 	set(&o.PowensKeys, KeysSingle)
 	set(&o.GenericAlg, string(jose.RSA_OAEP_256))
 	set(&o.GenericEnc, string(jose.A256GCM))
+	set(&o.GenericAuth, AuthToken)
 	set(&o.VenlyTokenLifetime, 6*time.Minute)
 	set(&o.VenlyHash, HashBase64)
 	set(&o.CardKeyForm, KeySPKI)
@@ -193,6 +198,8 @@ func (o Options) Validate() error {
 	oneOf("GenericAlg", slices.Contains([]string{"RSA-OAEP-256", "ECDH-ES", "ECDH-ES+A128KW", "ECDH-ES+A256KW"}, o.GenericAlg), o.GenericAlg, "RSA-OAEP-256 or one of ECDH-ES")
 	oneOf("GenericEnc", slices.Contains([]string{"A256GCM", "A128GCM", "A128CBC-HS256", "A256CBC-HS512"}, o.GenericEnc), o.GenericEnc, "an enc of RFC 7518")
 	oneOf("GenericKeyHeader", o.GenericKeyHeader == "" || isToken(o.GenericKeyHeader), o.GenericKeyHeader, "the name of a header")
+	oneOf("GenericAuth", slices.Contains([]string{AuthToken, AuthBasic, AuthSecret}, o.GenericAuth), o.GenericAuth, "token, basic or secret")
+	oneOf("GenericAPIKey", o.GenericAPIKey == "" || isToken(o.GenericAPIKey), o.GenericAPIKey, "the name of a header")
 	oneOf("PowensKeys", slices.Contains([]string{KeysSingle, KeysSet}, o.PowensKeys), o.PowensKeys, "single or set")
 	oneOf("VenlyTokenLifetime", o.VenlyTokenLifetime >= time.Second && o.VenlyTokenLifetime%time.Second == 0, o.VenlyTokenLifetime, "whole seconds")
 	oneOf("VenlyHash", slices.Contains([]string{HashBase64, HashHex}, o.VenlyHash), o.VenlyHash, "base64 or hex")
