@@ -10,6 +10,7 @@ type Partner struct {
 	Headers    map[string]string `json:"headers"`              // to send with a sealed request
 	GetHeaders map[string]string `json:"get_headers"`          // to send with a request that has no body
 	Key        *PartnerKey       `json:"key,omitempty"`        // theirs
+	Algs       []string          `json:"algs"`                 // accepted in answers sealed to our key; none of them where there is none
 	Encs       []string          `json:"encs"`                 // content encryptions accepted in answers
 	Pins       []string          `json:"pins,omitempty"`       // fingerprints of the only keys of theirs that are sealed to
 }

@@ -15,9 +15,15 @@ func callCommand() command {
 Sends FILE (- is standard input) as the body, sealed as the endpoint wants it, and
 prints the body of the answer, opened. PATH is below the partner's URL; only what
 allow in the config names leaves. --token says where your own token for the partner
-is. What keyd does not know of the endpoint is said as for keyd encrypt; --open and
---open-json name envelopes in the answer. --json prints status, headers and all.
-Exits with 3 if the partner's status is 300 or more, or the answer did not open.`}
+is; headers that are as secret belong into a file, too (--header @FILE). What keyd
+does not know of the endpoint is said as for keyd encrypt; --open and --open-json
+name envelopes in the answer. --json prints status, headers and all.
+Exits with 3 if the partner's status is 300 or more, or the answer did not open.
+
+  keyd call wise GET /v1/cases/123 --token file:user.token
+  keyd call wise POST /v1/cases case.json --token file:user.token --json
+  keyd call jackhenry POST /api/card-mgmt/v1/inst-1/card-credentials/search-by-pan \
+    search.json --open-json /encryptedCardCredentials`}
 }
 
 // callFlags are what call may be told.
@@ -30,7 +36,7 @@ type callFlags struct {
 
 func newCallFlags(fs *flag.FlagSet) *callFlags {
 	return &callFlags{encryptFlags: newSealingFlags(fs),
-		headers:  listFlag(fs, "header", "send this header, `NAME: VALUE`; may be repeated"),
+		headers:  listFlag(fs, "header", "send this header, `NAME: VALUE`, or those in a file, @FILE; may be repeated"),
 		queries:  listFlag(fs, "query", "send this parameter, `NAME=VALUE`; may be repeated"),
 		open:     listFlag(fs, "open", "the value at this JSON `POINTER` of the answer is an envelope with text; may be repeated"),
 		openJSON: listFlag(fs, "open-json", "the value at this JSON `POINTER` of the answer is an envelope with JSON; may be repeated"),
@@ -40,7 +46,7 @@ func newCallFlags(fs *flag.FlagSet) *callFlags {
 
 // request puts a call together. It holds the token nowhere.
 func (f *callFlags) request(t terminal, args []string) (client.Call, error) {
-	c := client.Call{Method: args[1], Path: args[2], Unsealed: *f.unsealed, Repeatable: *f.again, Fields: *f.fields, PublicKeyAt: *f.keyAt, Form: *f.form,
+	c := client.Call{Method: strings.ToUpper(args[1]), Path: args[2], Unsealed: *f.unsealed, Repeatable: *f.again, Fields: *f.fields, PublicKeyAt: *f.keyAt, Form: *f.form,
 		OpenFields: *f.open, OpenJSONFields: *f.openJSON, Headers: map[string]string{}, Query: map[string][]string{}}
 	if given(f.fs, "direct") {
 		c.Direct = f.direct
@@ -48,10 +54,14 @@ func (f *callFlags) request(t terminal, args []string) (client.Call, error) {
 	if given(f.fs, "ephemeral") {
 		c.Ephemeral = f.ephemeral
 	}
-	for _, header := range *f.headers {
+	headers, err := readHeaders(t, *f.headers)
+	if err != nil {
+		return c, err
+	}
+	for i, header := range headers {
 		name, value, ok := strings.Cut(header, ":")
-		if !ok {
-			return c, fmt.Errorf("--header %q: want NAME: VALUE", header)
+		if !ok || name == "" { // not repeated: it may be secret
+			return c, fmt.Errorf("--header: number %d is not NAME: VALUE, nor @FILE with such lines", i+1)
 		}
 		c.Headers[name] = strings.TrimSpace(value)
 	}
@@ -62,7 +72,6 @@ func (f *callFlags) request(t terminal, args []string) (client.Call, error) {
 		}
 		c.Query[name] = append(c.Query[name], value)
 	}
-	var err error
 	if *f.signingMethod != "" {
 		if c.SigningMethod, err = readSigningMethod(t, *f.signingMethod); err != nil {
 			return c, err
@@ -72,6 +81,27 @@ func (f *callFlags) request(t terminal, args []string) (client.Call, error) {
 		c.BodyBase64, err = input(t, args[3:])
 	}
 	return c, err
+}
+
+// readHeaders puts the lines of files in the place of the @FILEs.
+func readHeaders(t terminal, said []string) (headers []string, err error) {
+	for _, header := range said {
+		file, isFile := strings.CutPrefix(header, "@")
+		if !isFile {
+			headers = append(headers, header)
+			continue
+		}
+		raw, err := input(t, []string{file})
+		if err != nil {
+			return nil, fmt.Errorf("--header: %w", err)
+		}
+		for line := range strings.Lines(string(raw)) {
+			if line = strings.TrimSpace(line); line != "" {
+				headers = append(headers, line)
+			}
+		}
+	}
+	return headers, nil
 }
 
 func callSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) error {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"keyd/client"
@@ -19,26 +20,27 @@ import (
 )
 
 // TestAnOutsideImplementationAndKeydOpenEachOthersEnvelopes exchanges envelopes
-// with npm's jose, both ways, through the daemon and a real token.
+// with npm's jose (and jwcrypto, where it seals), both ways, through the daemon
+// and a real token.
 func TestAnOutsideImplementationAndKeydOpenEachOthersEnvelopes(t *testing.T) {
 	theirs, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := startDaemon(t, wiseWithKey(t, theirs))
+	d := startDaemon(t, wiseWithKey(t, theirs), "type: wise", "type: wise\n    encs: ["+strings.Join(everyEnc, ", ")+"]")
 	v := d.activeVersion(t)
 	c := client.New(d.client)
 
 	t.Run("they seal, keyd opens in the token", func(t *testing.T) {
-		public := write(t, "public.pem", []byte(v.PublicPEM))
-		want := []byte(`{"from":"outside"}`)
-		envelope := jose(t, want, "encrypt", public, "A256GCM", v.KID)
-		opened, err := c.Decrypt(t.Context(), "wise", envelope)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(opened.Plaintext, want) || opened.KID != v.KID {
-			t.Errorf("got %q under %s, want %q under %s", opened.Plaintext, opened.KID, want, v.KID)
+		for text, envelope := range sealedOutside(t, v.PublicPEM, v.KID, "RSA-OAEP-256") {
+			opened, err := c.Decrypt(t.Context(), "wise", envelope)
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+				continue
+			}
+			if string(opened.Plaintext) != text || opened.KID != v.KID {
+				t.Errorf("%s: got %q under %s", text, opened.Plaintext, opened.KID)
+			}
 		}
 	})
 
@@ -87,6 +89,47 @@ func wiseWithKey(t *testing.T, key *rsa.PrivateKey) http.Handler {
 			"keyMaterial": map[string]string{"algorithm": "RSA_OAEP_256", "keyMaterial": base64.StdEncoding.EncodeToString(der)}})
 	})
 	return mux
+}
+
+var everyEnc = []string{"A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256", "A256CBC-HS512"}
+
+// sealedOutside are envelopes that npm's jose and jwcrypto seal to a key with each
+// of the algs and every enc, by the text in them.
+func sealedOutside(t *testing.T, publicPEM, kid string, algs ...string) map[string][]byte {
+	t.Helper()
+	envelopes := map[string][]byte{}
+	for _, program := range [][]string{{"node", "../../interop/batch.mjs"}, {"/usr/bin/python3", "../../interop/batch.py"}} {
+		var cases []map[string]any
+		var texts []string
+		for _, alg := range algs {
+			for _, enc := range everyEnc {
+				text := filepath.Base(program[1]) + ": " + alg + " with " + enc
+				texts = append(texts, text)
+				cases = append(cases, map[string]any{"do": "seal", "alg": alg, "enc": enc, "kid": kid, "public": publicPEM, "text": []byte(text)})
+			}
+		}
+		in, err := json.Marshal(cases)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), program[0], program[1:]...)
+		cmd.Stdin, cmd.Stderr = bytes.NewReader(in), t.Output()
+		out, err := cmd.Output()
+		var results []struct{ Compact, Error string }
+		if err == nil {
+			err = json.Unmarshal(out, &results)
+		}
+		if err != nil || len(results) != len(cases) {
+			t.Fatalf("%s (make outside installs it): %d results, %v", program[1], len(results), err)
+		}
+		for i, r := range results {
+			if r.Compact == "" {
+				t.Errorf("%s: %s", texts[i], r.Error)
+			}
+			envelopes[texts[i]] = []byte(r.Compact)
+		}
+	}
+	return envelopes
 }
 
 func jose(t *testing.T, input []byte, args ...string) []byte {

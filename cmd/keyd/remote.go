@@ -66,12 +66,21 @@ func (a adapter) Allows(method, path string) error {
 func unsent(err error) error {
 	switch {
 	case errors.Is(err, partner.ErrNotAllowed):
-		return fmt.Errorf("%w: %w", api.ErrCallNotAllowed, err)
+		return marked{err, api.ErrCallNotAllowed}
 	case errors.Is(err, partner.ErrRequest):
-		return fmt.Errorf("%w: %w", api.ErrCallRequest, err)
+		return marked{err, api.ErrCallRequest}
 	}
 	return err
 }
+
+// marked is an error that is one of the API's too, and says so once.
+type marked struct {
+	error
+	as error
+}
+
+// Is reports whether it is the API's, or what the error itself is.
+func (m marked) Is(target error) bool { return target == m.as || errors.Is(m.error, target) }
 
 // Do sends a request.
 func (a adapter) Do(ctx context.Context, r api.Request) (*api.Response, error) {

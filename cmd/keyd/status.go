@@ -189,7 +189,7 @@ func partnersShow(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 		if *asJSON {
 			return printJSON(t.out, p)
 		}
-		fmt.Fprintf(t.out, "partner   %s (%s)\nour kid   %s\naccepts   %s\n", p.Name, p.Type, cmp.Or(p.ActiveKID, "none"), strings.Join(p.Encs, ", "))
+		fmt.Fprintf(t.out, "partner   %s (%s)\nour kid   %s\naccepts   %s\n", p.Name, p.Type, cmp.Or(p.ActiveKID, "none"), accepted(p))
 		printHeaders(t.out, "headers to send with a sealed request", p.Headers)
 		printHeaders(t.out, "headers to send with a request that has no body", p.GetHeaders)
 		if p.Key != nil {
@@ -215,6 +215,18 @@ func partnersRefresh(fs *flag.FlagSet) func(context.Context, terminal, []string)
 		printPartnerKey(t.out, *key)
 		return nil
 	}
+}
+
+// accepted is what answers of a partner may be sealed with.
+func accepted(p *client.Partner) string {
+	encs := strings.Join(p.Encs, ", ")
+	switch {
+	case len(p.Algs) > 0:
+		return strings.Join(p.Algs, ", ") + " with " + encs
+	case len(p.Encs) > 0:
+		return "replies in their exchange, with " + encs
+	}
+	return "nothing sealed"
 }
 
 func printHeaders(w io.Writer, title string, headers map[string]string) {

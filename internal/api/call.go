@@ -164,10 +164,10 @@ func (s *Server) drop(ctx context.Context, actor audit.Actor, p *Partner, out *o
 
 // callFailure tells what a partner did wrong from what the caller did.
 func callFailure(ctx context.Context, err error) error {
-	if errors.Is(err, ErrCallNotAllowed) || errors.Is(err, ErrCallRequest) {
+	if errors.Is(err, ErrCallNotAllowed) || errors.Is(err, ErrCallRequest) || ctx.Err() != nil {
 		return err
 	}
-	return partnerFailure(ctx, err)
+	return fmt.Errorf("%w: %w", errUnanswered, err)
 }
 
 // hasNewKey reports whether the partner has another key than the one that a

@@ -178,7 +178,7 @@ func TestAPartnerIsShownWithWhatToSend(t *testing.T) {
 			t.Fatalf("got %+v", p)
 		}
 		p.Key = nil
-		want := client.Partner{Name: "wise", Type: "wise", ActiveKID: r.active.KID, Encs: []string{enc},
+		want := client.Partner{Name: "wise", Type: "wise", ActiveKID: r.active.KID, Algs: []string{"RSA-OAEP-256"}, Encs: []string{enc},
 			Headers: map[string]string{"X-Key": r.active.KID, "X-Method": "jwe"}, GetHeaders: map[string]string{"X-Key": r.active.KID}}
 		if d := cmp.Diff(want, p); d != "" {
 			t.Error(d)

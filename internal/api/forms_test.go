@@ -70,6 +70,7 @@ func TestAFrameHoldsTheEnvelopeAndItsReplyOpensUnderTheSameKey(t *testing.T) {
 		t.Errorf("got %v %s", a.header, a.body)
 	}
 	r.send(r.client, "POST", path+"&refetch=true", "x").wants(t, 400, "needs_token")
+	r.send(r.admin, "POST", "/v1/partners/cards/refresh", "").wants(t, 400, "needs_token")
 	r.send(r.client, "POST", path+"&refetch=true", "x", "Authorization: Bearer user-2").wants(t, 200, "")
 	if got := fmt.Sprint(c.asked); got != "[Bearer user-1 Bearer user-2]" {
 		t.Errorf("the partner was asked with %s", got)

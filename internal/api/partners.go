@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"time"
 
 	"keyd/client"
@@ -33,6 +34,9 @@ func (s *Server) refreshPartner(x *visit) error {
 	p, err := s.partner(x)
 	if err != nil {
 		return err
+	}
+	if p.CallersKey {
+		return fmt.Errorf("partner %s: %w", p.Name, errNeedsToken)
 	}
 	dryRun, err := x.flag("dry_run")
 	if err != nil {

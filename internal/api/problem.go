@@ -44,6 +44,8 @@ var (
 	errSlow = errors.New("the body did not arrive in time")
 	// errPartner: a call to the partner did not work.
 	errPartner = errors.New("asking the partner did not work")
+	// errUnanswered: a call to the partner has no answer that can be handed on.
+	errUnanswered = errors.New("the partner did not answer")
 	// errNoActive: the partner's key has no active version to name in a request.
 	errNoActive = errors.New("no version is active")
 	// errMoving: what was asked for changed while it was read, each time.
@@ -101,6 +103,7 @@ var kinds = []kind{
 	{err: ErrCallNotAllowed, status: 403, code: "call_not_allowed", title: "The call is not allowed by the config", hint: "allow of the partner in the config says which methods and paths, and forward which headers", detail: true},
 	{err: ErrCallRequest, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
 	{err: rotation.ErrNotPinned, status: 409, code: "partner_key_not_pinned", title: "The partner's public key is not one that is pinned", hint: "nothing is sealed to it; ask the partner, by another way than its API, and add the fingerprint to pin in the config if it is right", detail: true},
+	{err: errUnanswered, status: 502, code: "partner_error", title: "The partner did not answer", hint: "if the request left, it may have had its effect: find out before it is sent again", detail: true},
 	{err: errPartner, status: 502, code: "partner_error", title: "Asking the partner did not work", hint: "keyd partners refresh tries it again", detail: true},
 
 	{err: errForbidden, status: 403, code: "forbidden", title: "The caller may not do this", hint: "the roles in the config say who may; the refusal is in the audit log"},
@@ -140,7 +143,7 @@ var kinds = []kind{
 	{err: errNotText, status: 422, code: "not_text", title: "What was sealed cannot stand in JSON", hint: "open that envelope by itself; field puts back a string, field_json a JSON value", detail: true},
 	{err: ErrBackend, status: 503, code: "backend_unavailable", title: "The key backend cannot be used now", hint: "keyd doctor says why", retry: 5 * time.Second},
 
-	{err: errNeedsToken, status: 400, code: "needs_token", title: "The partner shows its key to a user's own token only", hint: "send yours in the header Authorization; keyd hands it to the partner, and keeps the key"},
+	{err: errNeedsToken, status: 400, code: "needs_token", title: "The partner shows its key to a user's own token only", hint: "send yours with encrypt or call, in the header Authorization (--token); keyd hands it to the partner, and keeps the key"},
 	{err: errNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
 	{err: registry.ErrNotFound, status: 404, code: "not_found", title: "There is nothing of that name", detail: true},
 	{err: errNoActive, status: 409, code: "no_active", title: "The partner's key has no active version", hint: "keyd keys list says what it waits for", retry: 30 * time.Second},

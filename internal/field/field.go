@@ -24,7 +24,7 @@ var (
 	// ErrMissing: the document has no value there.
 	ErrMissing = errors.New("no value there")
 	// ErrOverlap: one value is meant twice, or is part of another that is meant.
-	ErrOverlap = errors.New("the values are not apart")
+	ErrOverlap = errors.New("the values overlap, and each must stand by itself")
 )
 
 // Document is a JSON text in which values are found.
