@@ -57,7 +57,11 @@ func (t *Token) destroyAdopted(u *use, n name) error {
 	return t.destroyAll(u.session, n, func() ([]pkcs11.ObjectHandle, error) { return t.pair(u, n) })
 }
 
+// destroyAll destroys what list returns. No login may come in between: the handles
+// could stand for other objects then.
 func (t *Token) destroyAll(s pkcs11.SessionHandle, n name, list func() ([]pkcs11.ObjectHandle, error)) error {
+	t.handles.RLock()
+	defer t.handles.RUnlock()
 	t.keys.put(n.handle(), nil)
 	objects, err := list()
 	if err != nil {

@@ -45,8 +45,16 @@ type verdict struct {
 	remedy remedy
 }
 
-// codes is every return code of PKCS #11 v2.40 §5.1. One that is not here is a
-// vendor's own, and like a fault of the device.
+// Return codes that PKCS #11 v3.0 §5.1 has added, and the binding does not know.
+const (
+	ckrAEADDecryptFailed     = 0x42
+	ckrTokenResourceExceeded = 0x201
+	ckrOperationCancelFailed = 0x202
+	ckrKeyExhausted          = 0x203
+)
+
+// codes is every return code of PKCS #11 v2.40 §5.1, and of v3.0. One that is not
+// here is a vendor's own, and like a fault of the device.
 //
 // What the data of an envelope can bring about has no remedy: nobody outside may
 // have sessions opened, tokens asked and modules restarted.
@@ -69,14 +77,14 @@ var codes = func() map[pkcs11.Error]verdict {
 			pkcs11.CKR_UNWRAPPING_KEY_SIZE_RANGE, pkcs11.CKR_UNWRAPPING_KEY_TYPE_INCONSISTENT,
 			pkcs11.CKR_WRAPPING_KEY_SIZE_RANGE, pkcs11.CKR_WRAPPING_KEY_TYPE_INCONSISTENT,
 			pkcs11.CKR_RANDOM_SEED_NOT_SUPPORTED, pkcs11.CKR_RANDOM_NO_RNG, pkcs11.CKR_USER_TYPE_INVALID, pkcs11.CKR_USER_TOO_MANY_TYPES,
-			pkcs11.CKR_SAVED_STATE_INVALID, pkcs11.CKR_INFORMATION_SENSITIVE, pkcs11.CKR_STATE_UNSAVEABLE,
+			pkcs11.CKR_SAVED_STATE_INVALID, pkcs11.CKR_INFORMATION_SENSITIVE, pkcs11.CKR_STATE_UNSAVEABLE, ckrKeyExhausted,
 		}},
 		// Of the data: where a probe has learned that a token says it of a wrong
 		// padding or tag, it does not come here.
 		{boundary.ErrUnavailable, none, []pkcs11.Error{
 			pkcs11.CKR_DATA_INVALID, pkcs11.CKR_DATA_LEN_RANGE, pkcs11.CKR_ENCRYPTED_DATA_INVALID, pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE,
 			pkcs11.CKR_WRAPPED_KEY_INVALID, pkcs11.CKR_WRAPPED_KEY_LEN_RANGE, pkcs11.CKR_SIGNATURE_INVALID, pkcs11.CKR_SIGNATURE_LEN_RANGE,
-			pkcs11.CKR_PUBLIC_KEY_INVALID, pkcs11.CKR_BUFFER_TOO_SMALL,
+			pkcs11.CKR_PUBLIC_KEY_INVALID, pkcs11.CKR_BUFFER_TOO_SMALL, ckrAEADDecryptFailed,
 		}},
 		// Of other users of the token.
 		{boundary.ErrUnavailable, none, []pkcs11.Error{
@@ -85,7 +93,7 @@ var codes = func() map[pkcs11.Error]verdict {
 			pkcs11.CKR_USER_ALREADY_LOGGED_IN, pkcs11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED,
 			pkcs11.CKR_NEW_PIN_MODE, pkcs11.CKR_NEXT_OTP,
 		}},
-		{boundary.ErrBusy, none, []pkcs11.Error{pkcs11.CKR_SESSION_COUNT}},
+		{boundary.ErrBusy, none, []pkcs11.Error{pkcs11.CKR_SESSION_COUNT, ckrTokenResourceExceeded}},
 		// A PIN is shown once: trying again is what locks tokens.
 		{ErrPINRefused, none, []pkcs11.Error{
 			pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_TOO_WEAK,
@@ -94,6 +102,7 @@ var codes = func() map[pkcs11.Error]verdict {
 		{ErrPINLocked, none, []pkcs11.Error{pkcs11.CKR_PIN_LOCKED}},
 		{boundary.ErrUnavailable, anotherSession, []pkcs11.Error{
 			pkcs11.CKR_OPERATION_ACTIVE, pkcs11.CKR_OPERATION_NOT_INITIALIZED, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_SESSION_HANDLE_INVALID,
+			ckrOperationCancelFailed,
 		}},
 		{boundary.ErrUnavailable, logIn, []pkcs11.Error{pkcs11.CKR_USER_NOT_LOGGED_IN}},
 		{boundary.ErrNoKey, findAgain, []pkcs11.Error{

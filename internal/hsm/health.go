@@ -15,7 +15,7 @@ import (
 // them with its directory gone.
 func (t *Token) Health(ctx context.Context) boundary.Health {
 	h := boundary.Health{
-		Backend: t.cfg.Name, Kind: "pkcs11", Floor: t.cfg.MinBoundary, Levels: t.mode.Load().levels(),
+		Backend: t.cfg.Name, Kind: "pkcs11", Floor: t.cfg.MinBoundary,
 		Device: maps.Clone(t.slot.device), Sessions: cap(t.pool.slots), InUse: t.pool.inUse(),
 	}
 	if last := t.lastError.Load(); last != nil {
@@ -32,6 +32,7 @@ func (t *Token) Health(ctx context.Context) boundary.Health {
 	if err != nil {
 		h.Err = err.Error()
 	}
+	h.Levels = t.mode.Load().levels() // which it may have found out anew just now
 	return h
 }
 

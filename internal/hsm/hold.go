@@ -26,12 +26,14 @@ type holding struct {
 	mu     sync.Mutex
 	keys   map[string]heldKey // by ref; guarded by mu
 	memory locked             // guarded by mu
+	lost   int                // how often those in the token were lost; guarded by mu
 }
 
 type heldKey struct {
 	enc    string
 	object pkcs11.ObjectHandle // in the token; 0 is in memory
 	slot   int
+	lost   int // holding.lost when it was made
 }
 
 func (k heldKey) level() boundary.Level {
@@ -167,6 +169,9 @@ func (t *Token) Release(ctx context.Context, ref string) error {
 		return nil
 	}
 	_, err := run(ctx, t, t.hold, "release", func(u *use) (struct{}, error) {
+		if !t.holding.current(k) {
+			return struct{}{}, nil // gone, and its handle may be another key's
+		}
 		err := t.module.ctx.DestroyObject(u.session, k.object)
 		if err != nil && !is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) { // gone with its session
 			return struct{}{}, meaning("C_DestroyObject", err)
@@ -200,6 +205,7 @@ func (h *holding) added(k heldKey) (string, error) {
 		h.keys = map[string]heldKey{}
 	}
 	ref := uuid.NewString()
+	k.lost = h.lost
 	h.keys[ref] = k
 	return ref, nil
 }
@@ -244,10 +250,18 @@ func (h *holding) take(ref string) (heldKey, bool) {
 	return k, held
 }
 
-// loseToken forgets the keys that were in the token.
+// current reports whether a key's object handle still stands for it.
+func (h *holding) current(k heldKey) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return k.lost == h.lost
+}
+
+// loseToken forgets the keys that were in the token. Token.handles is held.
 func (h *holding) loseToken() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.lost++
 	maps.DeleteFunc(h.keys, func(_ string, k heldKey) bool { return k.object != 0 })
 }
 

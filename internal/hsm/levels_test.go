@@ -7,8 +7,6 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
-	"github.com/miekg/pkcs11"
-
 	"keyd/internal/boundary"
 	"keyd/internal/hsm"
 	"keyd/internal/rotation/backendtest"
@@ -181,55 +179,6 @@ func TestKeyThatMayNotUnwrapOpensAtUnwrap(t *testing.T) {
 	must(t, err)
 	if found.Evidence.Level != boundary.Unwrap || !strings.Contains(strings.Join(found.Evidence.Problems, "\n"), "CKA_UNWRAP is false") {
 		t.Errorf("its evidence: %+v", found.Evidence)
-	}
-}
-
-// secrets counts the secret keys that a process has in its sessions.
-func secrets(t *testing.T, cfg hsm.Config) int {
-	t.Helper()
-	n := 0
-	outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) {
-		must(t, ctx.FindObjectsInit(s, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY)}))
-		found, _, err := ctx.FindObjects(s, 1000)
-		must(t, errors.Join(err, ctx.FindObjectsFinal(s)))
-		n = len(found)
-	})
-	return n
-}
-
-func TestNoSecretStaysInTheToken(t *testing.T) {
-	for name, make := range map[string]func(testing.TB) hsm.Config{"SoftHSM": softHSM, "NSS": nss} {
-		t.Run(name, func(t *testing.T) {
-			cfg := make(t)
-			f := withFaults(t, &cfg)
-			token := open(t, cfg)
-			before := secrets(t, cfg)
-			g := generate(t, token)
-			onP, pub := onCurve(t, token, "P-256")
-			settled := func(what string) {
-				t.Helper()
-				eventually(t, "the sessions to be given back", func() bool { return token.Health(t.Context()).InUse == 0 })
-				if got := secrets(t, cfg); got != before {
-					t.Errorf("%s: %d secret keys, want the %d of before", what, got, before)
-				}
-			}
-			for _, fault := range []string{"", "C_Decrypt 0x30", "C_DecryptInit 0x30", "C_UnwrapKey after 0x30", "C_DigestKey 0x30", "C_DeriveKey 0x30", "C_DestroyObject 0x30"} {
-				f.fail(fault)
-				for _, env := range []*boundary.Envelope{seal(t, g), seal(t, g)} {
-					env.Tag[0] ^= 1
-					_, _ = token.Open(t.Context(), g.Handle, env)
-					_, _ = token.Open(t.Context(), g.Handle, seal(t, g))
-				}
-				for _, alg := range []string{boundary.ECDHES, boundary.ECDHESA128KW} {
-					_, _ = token.Open(t.Context(), onP.Handle, backendtest.Agree(t, pub, alg, boundary.A256GCM, []byte("x"), nil))
-					bad := backendtest.Agree(t, pub, alg, boundary.A256GCM, []byte("x"), nil)
-					bad.Tag[0] ^= 1
-					_, _ = token.Open(t.Context(), onP.Handle, bad)
-				}
-				f.heal()
-				settled(fault)
-			}
-		})
 	}
 }
 

@@ -17,6 +17,9 @@ const mostStrikes = 8
 // repair does what may help against an error, and reports whether it is worth to
 // try again.
 func (t *Token) repair(l *lane, u *use, err error) (again bool) {
+	if errors.Is(err, errRenumbered) {
+		return true
+	}
 	switch remedyFor(err) {
 	case anotherSession:
 		return t.renew(l, u, err) == nil
@@ -40,6 +43,9 @@ func (t *Token) renew(l *lane, u *use, why error) error {
 		t.closeSession(u.session)
 	}
 	u.session = 0
+	if l.lasting {
+		t.loseHeld() // what was made in it went with it
+	}
 	if err := t.openFor(l, u); err != nil {
 		return err
 	}
@@ -100,6 +106,14 @@ func (t *Token) logInAgain(u *use) error {
 	}
 	t.logins.Add(1)
 	return nil
+}
+
+// loseHeld forgets the content keys that were in the token. Their handles may
+// come to stand for something else.
+func (t *Token) loseHeld() {
+	t.handles.Lock()
+	defer t.handles.Unlock()
+	t.holding.loseToken()
 }
 
 // again finds a private key whose object handle the module does not know any

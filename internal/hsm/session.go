@@ -157,13 +157,22 @@ func once[T any](t *Token, l *lane, u *use, f func(u *use) (T, error)) (T, error
 	if l == t.pool || l == t.hold {
 		t.handles.RLock()
 		defer t.handles.RUnlock()
+		u.logins = t.logins.Load() // no more of them until f is done
 	}
 	value, err := f(u)
+	if err == nil && u.logins != t.logins.Load() {
+		err = errRenumbered
+	}
 	if err != nil {
 		t.destroyLeft(u) // before anything is repaired, and the session another one
 	}
 	return value, err
 }
+
+// errRenumbered: somebody logged in again during the turn, so that object handles
+// which were found before may have stood for something else afterwards. Where
+// handles is held, which is for as long as an opening takes, that cannot be.
+var errRenumbered = fmt.Errorf("the token logged this process out meanwhile: %w", boundary.ErrUnavailable)
 
 // openFor opens a session for one turn.
 func (t *Token) openFor(l *lane, u *use) (err error) {

@@ -164,7 +164,7 @@ type refusals struct {
 func newRefusals() *refusals {
 	return &refusals{codes: map[pkcs11.Error]bool{
 		pkcs11.CKR_ENCRYPTED_DATA_INVALID: true, pkcs11.CKR_ENCRYPTED_DATA_LEN_RANGE: true,
-		pkcs11.CKR_WRAPPED_KEY_INVALID: true, pkcs11.CKR_WRAPPED_KEY_LEN_RANGE: true,
+		pkcs11.CKR_WRAPPED_KEY_INVALID: true, pkcs11.CKR_WRAPPED_KEY_LEN_RANGE: true, ckrAEADDecryptFailed: true,
 	}}
 }
 

@@ -1,0 +1,187 @@
+package hsm_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"keyd/internal/boundary"
+	"keyd/internal/hsm"
+	"keyd/internal/rotation/backendtest"
+)
+
+// held puts a content key into a token, and returns its name and an envelope
+// under it.
+func held(t *testing.T, token *hsm.Token, first byte) (ref string, env *boundary.Envelope) {
+	t.Helper()
+	cek := bytes.Repeat([]byte{first}, 32)
+	env = gcmEnvelope(t, cek, nil)
+	env.Alg = boundary.Direct
+	ref, err := token.Hold(t.Context(), boundary.A256GCM, cek)
+	must(t, err)
+	got, err := token.OpenHeld(t.Context(), ref, env)
+	if err != nil || string(got.Plaintext) != "from outside" || got.Level != boundary.Sealed {
+		t.Fatalf("OpenHeld = %+v, %v, want it at sealed", got, err)
+	}
+	return ref, env
+}
+
+// What was held in a session goes with it: its object handle, which the module may
+// give out again, is not used any more, and nothing is destroyed under it.
+func TestContentKeysGoWithTheirSession(t *testing.T) {
+	for name, make := range map[string]func(testing.TB) hsm.Config{"SoftHSM": softHSM, "NSS": nss} {
+		for what, lose := range map[string]func(t *testing.T, cfg hsm.Config, f *faulty, token *hsm.Token){
+			"the token logs keyd out": func(t *testing.T, cfg hsm.Config, _ *faulty, token *hsm.Token) {
+				outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { must(t, ctx.Logout(s)) })
+				if h := token.Health(t.Context()); h.Err != "" {
+					t.Errorf("Health: %s", h.Err)
+				}
+			},
+			"their session is lost": func(t *testing.T, _ hsm.Config, f *faulty, token *hsm.Token) {
+				f.fail("C_CreateObject first 1 0xb3") // CKR_SESSION_HANDLE_INVALID
+				_, _ = held(t, token, 9)
+				f.heal()
+			},
+		} {
+			t.Run(name+", "+what, func(t *testing.T) {
+				cfg := make(t)
+				f := withFaults(t, &cfg)
+				broken := brokenTo(&cfg)
+				token := open(t, cfg)
+				g := generate(t, token)
+				ref, env := held(t, token, 7)
+				lose(t, cfg, f, token)
+				if got, err := token.OpenHeld(t.Context(), ref, env); !errors.Is(err, boundary.ErrNoKey) {
+					t.Errorf("OpenHeld = %+v, %v, want boundary.ErrNoKey", got, err)
+				}
+				f.forget()
+				must(t, token.Release(t.Context(), ref))
+				if n := f.calls("C_DestroyObject"); n != 0 {
+					t.Errorf("%d objects were destroyed for one that is gone", n)
+				}
+				another, env := held(t, token, 8)
+				if _, err := token.OpenHeld(t.Context(), another, env); err != nil {
+					t.Errorf("one that was held since: %v", err)
+				}
+				opens(t, token, g)
+				isWell(t, broken)
+			})
+		}
+	}
+}
+
+// It may be lost while somebody waits to release it.
+func TestReleaseDestroysNothingInAnotherSession(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	token := open(t, cfg)
+	ref, _ := held(t, token, 7)
+	f.forget()
+	f.fail("C_CreateObject hang")
+	done := make(chan error, 2)
+	go func() {
+		_, err := token.Hold(t.Context(), boundary.A256GCM, make([]byte, 32))
+		done <- err
+	}()
+	eventually(t, "another one to be in the module", func() bool { return f.calls("C_CreateObject") == 1 })
+	go func() { done <- token.Release(t.Context(), ref) }()
+	time.Sleep(100 * time.Millisecond)    // until that waits for the session
+	f.fail("C_CreateObject first 1 0xb3") // CKR_SESSION_HANDLE_INVALID
+	must(t, errors.Join(<-done, <-done))
+	if n := f.calls("C_DestroyObject"); n != 0 {
+		t.Errorf("%d objects were destroyed for one that is gone", n)
+	}
+}
+
+// A login renumbers objects. One that comes in the middle of a destruction, or of
+// whatever else works with object handles that it has found, must not make it work
+// on other objects.
+func TestObjectHandlesOfBeforeALoginAreNotUsedAfterIt(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	broken := brokenTo(&cfg)
+	token := open(t, cfg)
+	victim, kept := generate(t, token), generate(t, token)
+	logOut := func() {
+		outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { must(t, ctx.Logout(s)) })
+	}
+	inside := func(call, op string, do func() error) {
+		t.Helper()
+		f.forget()
+		f.fail(call + " hang")
+		done := make(chan error, 1)
+		go func() { done <- do() }()
+		eventually(t, op+" to be in the module", func() bool { return f.calls(call) > 0 })
+		logOut()
+		f.forget()
+		in := make(chan string, 1)
+		go func() { in <- token.Health(context.WithoutCancel(t.Context())).Err }()
+		eventually(t, "the other one to see that", func() bool { return f.calls("C_GetSessionInfo") > 0 })
+		if call == "C_DestroyObject" {
+			time.Sleep(100 * time.Millisecond)
+			if f.calls("C_GetTokenInfo") > 2 { // the third one is where a login begins
+				t.Error("a login in the middle of a destruction")
+			}
+		}
+		f.heal()
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", op, err)
+		}
+		if err := <-in; err != "" {
+			t.Errorf("Health: %s", err)
+		}
+	}
+	inside("C_DestroyObject", "Destroy", func() error {
+		gone, err := token.Destroy(t.Context(), victim.Handle)
+		if !gone {
+			t.Error("Destroy: it is not gone")
+		}
+		return err
+	})
+	inside("C_FindObjectsFinal", "Find", func() error {
+		found, err := token.Find(t.Context(), kept.Handle)
+		if err == nil && (found.Handle != kept.Handle || len(found.Evidence.Attributes) < 10) {
+			t.Errorf("Find = %+v", found)
+		}
+		return err
+	})
+	all, err := token.List(t.Context())
+	if err != nil || len(all) != 1 || all[0].Handle != kept.Handle {
+		t.Errorf("List = %d keys, %v, want the other one", len(all), err)
+	}
+	opens(t, token, kept)
+	isWell(t, broken)
+}
+
+// After every login it is found out anew what the token can do: what comes back
+// may be another device.
+func TestLevelIsFoundAnewAfterALogin(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	token := open(t, cfg)
+	onP, pub := onCurve(t, token, "P-256")
+	for _, c := range []struct {
+		fault string
+		want  boundary.Level
+	}{{"C_DigestKey 0x54", boundary.Raw}, {"", boundary.Unwrap}} {
+		f.fail(c.fault)
+		outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { must(t, ctx.Logout(s)) })
+		if level := token.Health(t.Context()).Levels[boundary.ECDHES]; level != c.want {
+			t.Errorf("%s: Health says %s, want %s", c.fault, level, c.want)
+		}
+		env := backendtest.Agree(t, pub, boundary.ECDHES, boundary.A256GCM, []byte("plaintext"), nil)
+		env.Floor = c.want
+		got, err := token.Open(t.Context(), onP.Handle, env)
+		if err != nil || got.Level != c.want {
+			t.Errorf("%s: Open = %+v, %v, want level %s", c.fault, got, err, c.want)
+		}
+		env.Floor = boundary.Unwrap
+		if _, err := token.Open(t.Context(), onP.Handle, env); errors.Is(err, boundary.ErrBelowFloor) != (c.want == boundary.Raw) {
+			t.Errorf("%s: with the floor unwrap: %v", c.fault, err)
+		}
+	}
+}
