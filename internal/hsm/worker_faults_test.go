@@ -1,7 +1,6 @@
 package hsm_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -256,25 +255,4 @@ func TestKeyDestroyedByAnotherProcessIsNoKey(t *testing.T) {
 			}
 		})
 	}
-}
-
-// What a worker held goes with it. The reference means nothing to the next one.
-func TestContentKeysGoWithTheirWorker(t *testing.T) {
-	cfg := softHSM(t)
-	token := openInWorker(t, cfg)
-	g := generated(t, token)
-	cek := bytes.Repeat([]byte{7}, 32)
-	env := gcmEnvelope(t, cek, nil)
-	env.Alg = boundary.Direct
-	ref, err := token.Hold(t.Context(), boundary.A256GCM, cek)
-	must(t, err)
-	if got, err := token.OpenHeld(t.Context(), ref, env); err != nil || string(got.Plaintext) != "from outside" {
-		t.Fatalf("OpenHeld = %v, %v", got, err)
-	}
-	killWorkers(t)
-	backWithin(t, token, g)
-	if _, err := token.OpenHeld(t.Context(), ref, env); !errors.Is(err, boundary.ErrNoKey) {
-		t.Errorf("OpenHeld in the next worker: %v, want boundary.ErrNoKey", err)
-	}
-	must(t, token.Release(t.Context(), ref))
 }

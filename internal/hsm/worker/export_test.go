@@ -25,6 +25,16 @@ var Relay = relay
 // Pause exposes pause.
 var Pause = pause
 
+// ErrLost exposes errLost.
+var ErrLost = errLost
+
+// IsSlow exposes worker.isSlow, of one that was handed the PIN or not.
+func IsSlow(login bool, err error) bool {
+	var w worker
+	w.login.Store(login)
+	return w.isSlow(err)
+}
+
 // RoundTrip writes an error, reads it again and says whether it was whole.
 func RoundTrip(err error) (error, bool) {
 	d := decoder{b: appendError(nil, err)}

@@ -17,6 +17,7 @@ type worker struct {
 	*process
 	peer   *peer
 	login  atomic.Bool // it was handed the PIN
+	slow   bool        // another one like it is not to be tried soon
 	broken chan error  // why it wants to be replaced
 	since  time.Time   // when it came to serve
 }
@@ -31,20 +32,32 @@ const (
 	stable = 10 * time.Second
 )
 
-// How long to wait for the next try after several that failed, at most. Where no
-// login was tried, a try costs the token nothing, and what is gone should be
-// noticed soon after it is back.
+// How long to wait for the next try after several that failed, at most: what is
+// gone should be noticed soon after it is back. Where it is not the device that is
+// gone, a person has to do something, and a PIN is not to be shown often.
 const (
-	firstPause     = 50 * time.Millisecond
-	pauseNoLogin   = 2 * time.Second
-	pauseWithLogin = 30 * time.Second
+	firstPause = 50 * time.Millisecond
+	mostPause  = 2 * time.Second
+	slowPause  = 30 * time.Second
 )
 
+// isSlow reports whether to wait longer after a failure to open the token: the
+// PIN was refused, or shown and nobody knows the answer, or the token is well and
+// cannot do what it is to do.
+func (w *worker) isSlow(err error) bool {
+	if !w.login.Load() {
+		return false
+	}
+	_, answered := errors.AsType[*remote](err)
+	down := errors.Is(err, boundary.ErrUnavailable) || errors.Is(err, boundary.ErrBusy)
+	return !answered || !down || errors.Is(err, hsm.ErrPINRefused)
+}
+
 // pause is how long to wait after n failures in a row.
-func pause(n int, login bool) time.Duration {
-	most := pauseNoLogin
-	if login {
-		most = pauseWithLogin
+func pause(n int, slow bool) time.Duration {
+	most := mostPause
+	if slow {
+		most = slowPause
 	}
 	if n <= 0 {
 		return 0
@@ -75,6 +88,7 @@ func (t *Token) launch(ctx context.Context) (_ *worker, err error) {
 	go w.peer.read(w.conn)
 	defer func() {
 		if err != nil {
+			w.slow = w.isSlow(err)
 			w.kill()
 		}
 	}()
@@ -156,7 +170,7 @@ func (w *worker) last() error {
 // replace tries to start a worker until one serves, or the token is closed.
 func (t *Token) replace(last *worker, failures int) *worker {
 	for {
-		wait := pause(failures, last.login.Load())
+		wait := pause(failures, last.slow)
 		t.pausing(wait)
 		select {
 		case <-time.After(wait):

@@ -222,11 +222,35 @@ func TestTheVariablesThatPassAreInTheManual(t *testing.T) {
 func TestPausesGrowToALimit(t *testing.T) {
 	for _, tc := range []struct {
 		failures int
-		login    bool
+		slow     bool
 		want     time.Duration
 	}{{0, true, 0}, {1, true, 50 * time.Millisecond}, {3, false, 200 * time.Millisecond}, {50, false, 2 * time.Second}, {50, true, 30 * time.Second}, {1 << 40, true, 30 * time.Second}} {
-		if got := worker.Pause(tc.failures, tc.login); got != tc.want {
-			t.Errorf("after %d failures (login: %t): %s, want %s", tc.failures, tc.login, got, tc.want)
+		if got := worker.Pause(tc.failures, tc.slow); got != tc.want {
+			t.Errorf("after %d failures (slow: %t): %s, want %s", tc.failures, tc.slow, got, tc.want)
+		}
+	}
+}
+
+// A device that is gone is asked for again soon. A PIN is not shown again soon, and
+// what only a person can put right is not tried all the time.
+func TestWhatOnlyAPersonCanPutRightIsTriedSlowly(t *testing.T) {
+	said := func(err error) error { e, _ := worker.RoundTrip(err); return e }
+	for name, tc := range map[string]struct {
+		login bool
+		err   error
+		slow  bool
+	}{
+		"no token there":                     {false, said(boundary.ErrUnavailable), false},
+		"a module that dies when it loads":   {false, worker.ErrLost, false},
+		"a device that fails at the login":   {true, said(fmt.Errorf("C_Login: %w", boundary.ErrUnavailable)), false},
+		"too few sessions":                   {true, said(boundary.ErrBusy), false},
+		"a refused PIN":                      {true, said(fmt.Errorf("%w: %w", boundary.ErrUnavailable, hsm.ErrPINRefused)), true},
+		"a module that dies at the login":    {true, fmt.Errorf("%w: %w", worker.ErrLost, boundary.ErrUnavailable), true},
+		"one that does not answer":           {true, context.DeadlineExceeded, true},
+		"a token that does less than it did": {true, said(boundary.ErrUnsupported), true},
+	} {
+		if got := worker.IsSlow(tc.login, tc.err); got != tc.slow {
+			t.Errorf("%s: slow is %t, want %t", name, got, tc.slow)
 		}
 	}
 }
