@@ -49,9 +49,11 @@ func TestOutsideImplementationsAgreeWithAKeyInTheToken(t *testing.T) {
 	}
 }
 
-// faultyModule builds the module that fails on demand (internal/hsm/testdata) and
-// returns the edits that put it before SoftHSM, and what sets its faults.
-func faultyModule(t *testing.T) (edits []string, fail func(lines string)) {
+const softHSMModule = "/usr/lib/softhsm/libsofthsm2.so"
+
+// faultyModule builds the module that fails on demand (internal/hsm/testdata), to
+// stand before SoftHSM. env is what it wants in the backend's env.
+func faultyModule(t *testing.T) (module, env string, fail func(lines string)) {
 	t.Helper()
 	headers := strings.TrimSpace(execute(t, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11"))
 	dir := t.TempDir()
@@ -63,8 +65,7 @@ func faultyModule(t *testing.T) (edits []string, fail func(lines string)) {
 		}
 	}
 	fail("")
-	const real = "/usr/lib/softhsm/libsofthsm2.so"
-	return []string{"module: " + real, "module: " + module + "\n    env: {KEYD_FAULTY_MODULE: " + real + ", KEYD_FAULTY_CONTROL: " + control + "}"}, fail
+	return module, "KEYD_FAULTY_MODULE: " + softHSMModule + ", KEYD_FAULTY_CONTROL: " + control, fail
 }
 
 // another has the daemon start another worker.
@@ -84,8 +85,9 @@ func (d *testDaemon) another(t *testing.T) {
 }
 
 func TestKeyWhoseLevelFallsBelowItsFloorStopsOpeningAndSaysSo(t *testing.T) {
-	edits, fail := faultyModule(t)
-	d := startDaemon(t, http.NotFoundHandler(), agreeing("P-256", append(edits, "curve: P-256", "curve: P-256\n    min_boundary: unwrap")...)...)
+	module, env, fail := faultyModule(t)
+	d := startDaemon(t, http.NotFoundHandler(), agreeing("P-256", "module: "+softHSMModule, "module: "+module+"\n    env: {"+env+"}",
+		"curve: P-256", "curve: P-256\n    min_boundary: unwrap")...)
 	v := d.activeVersion(t)
 	c, admin := client.New(d.client), client.New(d.admin)
 	envelope := jose(t, []byte("x"), "encrypt", write(t, "public.pem", []byte(v.PublicPEM)), "A256GCM", v.KID, "ECDH-ES")

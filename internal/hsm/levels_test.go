@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
 	"keyd/internal/boundary"
 	"keyd/internal/hsm"
 	"keyd/internal/rotation/backendtest"

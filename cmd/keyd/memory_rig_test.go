@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"keyd/client"
+	"keyd/internal/boundary"
+	"keyd/internal/hsm/baretoken"
+	"keyd/internal/jwe"
+	"keyd/internal/partner/partnersim"
+)
+
+// memoryTokens are tokens of each boundary level, for either kind of key.
+var memoryTokens = map[string]func(r *memoryRig, t *testing.T){
+	"SoftHSM":          (*memoryRig).imported,
+	"NSS":              (*memoryRig).nss,
+	"SoftHSM-ECDH":     (*memoryRig).agreeing,
+	"SoftHSM-ECDH-raw": (*memoryRig).agreeingAtRaw,
+	"NSS-ECDH":         (*memoryRig).agreeingInNSS,
+}
+
+// memoryRig is a daemon whose every secret is known.
+type memoryRig struct {
+	*testDaemon
+	kid     string
+	public  crypto.PublicKey
+	algs    []jwe.SealAlg
+	levels  map[string]boundary.Level // at which it opens, by enc
+	secrets map[string][]byte
+}
+
+const moduleCanary = "KEYD_TEST_CANARY"
+
+// start starts the daemon. env is more for the library's process.
+func (r *memoryRig) start(t *testing.T, env string, edits ...string) {
+	t.Helper()
+	canary := make([]byte, 16)
+	rand.Read(canary)
+	r.secrets = map[string][]byte{"canary of the worker": []byte(hex.EncodeToString(canary))}
+	r.algs = []jwe.SealAlg{jwe.SealRSAOAEP256}
+	sim := partnersim.New(partnersim.Options{ClientID: "demo-client", ClientSecret: testSecret})
+	r.testDaemon = startDaemon(t, sim, append(edits,
+		"    type: wise\n", "    type: wise\n    encs: [A256GCM, A256CBC-HS512, A128CBC-HS256]\n",
+		"    type: pkcs11\n", fmt.Sprintf("    type: pkcs11\n    env: {%s: %x%s}\n", moduleCanary, canary, env))...)
+}
+
+// reaches says at which levels contents under GCM and under CBC are opened.
+func (r *memoryRig) reaches(gcm, cbc boundary.Level) {
+	r.levels = map[string]boundary.Level{boundary.A256GCM: gcm, boundary.A256CBCHS512: cbc, boundary.A128CBCHS256: cbc}
+}
+
+// generated takes the key that the daemon has made.
+func (r *memoryRig) generated(t *testing.T) {
+	t.Helper()
+	v := r.activeVersion(t)
+	block, _ := pem.Decode([]byte(v.PublicPEM))
+	public, err := boundary.ParsePublic(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.kid, r.public = v.KID, public
+	if _, agrees := public.(*ecdh.PublicKey); agrees {
+		r.algs = []jwe.SealAlg{jwe.SealECDHES, jwe.SealECDHESA128KW, jwe.SealECDHESA256KW}
+	}
+}
+
+// tokenPIN is that of the SoftHSM token.
+func (r *memoryRig) tokenPIN(t *testing.T) []byte {
+	t.Helper()
+	pin, err := os.ReadFile(filepath.Join(r.dir, "token", "pin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.TrimSpace(pin)
+}
+
+// agreeing is a token that keeps the shared secret in.
+func (r *memoryRig) agreeing(t *testing.T) {
+	r.start(t, "", agreeing("P-256")...)
+	r.reaches(boundary.Unwrap, boundary.Unwrap)
+	r.generated(t)
+	r.secrets["pin"] = r.tokenPIN(t)
+}
+
+// agreeingAtRaw is one that digests no keys, so that the shared secret comes out.
+func (r *memoryRig) agreeingAtRaw(t *testing.T) {
+	module, env, fail := faultyModule(t)
+	fail("C_DigestKey 0x54") // CKR_FUNCTION_NOT_SUPPORTED
+	r.start(t, ", "+env, agreeing("P-384", "module: "+softHSMModule, "module: "+module)...)
+	r.reaches(boundary.Raw, boundary.Raw)
+	r.generated(t)
+	r.secrets["pin"] = r.tokenPIN(t)
+}
+
+// imported is a token with a private key that came from outside.
+func (r *memoryRig) imported(t *testing.T) {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.start(t, "", "    drain_for: 14d\n", "    drain_for: 14d\n    first: adopt\n")
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(r.dir, "imported.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.reaches(boundary.Raw, boundary.Raw)
+	pin := r.tokenPIN(t)
+	execute(t, "softhsm2-util", "--import", file, "--token", "keyd", "--label", "imported", "--id", "0badcafe", "--pin", string(pin))
+	r.kid, r.public = uuid.NewString(), &key.PublicKey
+	waitFor(t, func() bool { _, err := client.New(r.admin).VersionInfo(t.Context()); return err == nil })
+	if code, _, stderr := invoke(t, "keys", "adopt", "wise-response", "--kid", r.kid, "--find", "imported",
+		"--valid-till", time.Now().AddDate(0, 1, 0).UTC().Format(time.RFC3339), "--told", "--socket", r.admin); code != exitOK {
+		t.Fatalf("adopting: %s", stderr)
+	}
+	r.secrets["pin"] = pin
+	for name, n := range map[string]*big.Int{"d": key.D, "p": key.Primes[0], "q": key.Primes[1],
+		"dp": key.Precomputed.Dp, "dq": key.Precomputed.Dq, "qinv": key.Precomputed.Qinv} {
+		big := n.Bytes()
+		r.secrets["private key, "+name] = big[:24]
+		little := slices.Clone(big[len(big)-24:])
+		slices.Reverse(little)
+		r.secrets["private key, little-endian, "+name] = little
+	}
+}
+
+// nss is a token whose softoken opens at a better level than SoftHSM.
+func (r *memoryRig) nss(t *testing.T) { r.inNSS(t) }
+
+func (r *memoryRig) agreeingInNSS(t *testing.T) { r.inNSS(t, agreeing("P-521")...) }
+
+func (r *memoryRig) inNSS(t *testing.T, edits ...string) {
+	t.Helper()
+	found, err := filepath.Glob("/usr/lib/*/libsoftokn3.so")
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no NSS softoken (make softhsm installs it): %v", err)
+	}
+	t.Setenv("NSS_MAX_MP_PBE_ITERATION_COUNT", "1")
+	const label = "keyd-nss"
+	pin := rand.Text()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "pin"), []byte(pin), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args, err := baretoken.InitNSS(found[0], dir, label, pin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.start(t, "", append(edits, softHSMModule, found[0], "token_label: keyd\n", fmt.Sprintf("token_label: %s\n    init_args: %q\n", label, args),
+		"file:DIR/token/pin", "file:"+dir+"/pin")...)
+	r.reaches(boundary.Sealed, boundary.Unwrap)
+	r.generated(t)
+	r.secrets["pin"] = []byte(pin)
+}
