@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unsafe"
 )
 
 // Class is a kind of input, under its name.
@@ -49,8 +50,7 @@ const inputsEach = 4096
 // same place.
 func Measure(classes []Class, n int, f func(input []byte)) Found {
 	inputs := mix(classes, min(max(n, 1), inputsEach))
-	size := len(inputs[0])
-	work := make([]byte, size)
+	work := make([]byte, len(inputs[0].bytes))
 	draw := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())) // #nosec G404 -- which class comes next
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -62,13 +62,13 @@ func Measure(classes []Class, n int, f func(input []byte)) Found {
 		if done%batch == 0 {
 			runtime.GC()
 		}
-		at := draw.IntN(len(inputs))
-		copy(work, inputs[at])
+		in := inputs[draw.IntN(len(inputs))]
+		copy(work, in.bytes)
 		start := time.Now()
 		f(work)
 		d := time.Since(start)
 		if done >= 0 {
-			took[at%len(classes)] = append(took[at%len(classes)], float64(d))
+			took[in.class] = append(took[in.class], float64(d))
 		}
 	}
 	return compare(classes, took)
@@ -76,25 +76,40 @@ func Measure(classes []Class, n int, f func(input []byte)) Found {
 
 func warmUp(total int) int { return min(total/10, 20_000) }
 
-// mix makes the inputs, those of the classes next to each other in one piece of
-// memory: input i is of class i modulo their number.
-func mix(classes []Class, each int) [][]byte {
-	var slab []byte
-	size := 0
-	for range each {
-		for _, c := range classes {
-			input := c.Make()
-			if size == 0 {
-				size = len(input)
-				slab = make([]byte, 0, size*len(classes)*each)
+// input is one of a class, by its number.
+type input struct {
+	class int
+	bytes []byte
+}
+
+// line is what a processor reads from memory at a time.
+const line = 64
+
+// mix makes the inputs, in one piece of memory and in random order, each from
+// the beginning of a line on. Where an input lies shows in the time of what comes
+// after its copy: were every second one in the middle of a line, and those all
+// of the same classes, these would differ.
+func mix(classes []Class, each int) []input {
+	var inputs []input
+	for class, c := range classes {
+		for range each {
+			inputs = append(inputs, input{class, c.Make()})
+			if size := len(inputs[0].bytes); len(inputs[len(inputs)-1].bytes) != size {
+				panic(fmt.Sprintf("dudect: an input of %s has %d bytes, others %d", c.Name, len(inputs[len(inputs)-1].bytes), size))
 			}
-			if len(input) != size {
-				panic(fmt.Sprintf("dudect: an input of %s has %d bytes, others %d", c.Name, len(input), size))
-			}
-			slab = append(slab, input...)
 		}
 	}
-	return slices.Collect(slices.Chunk(slab, size))
+	rand.Shuffle(len(inputs), func(i, j int) { inputs[i], inputs[j] = inputs[j], inputs[i] }) // #nosec G404 -- which lies where
+	size := len(inputs[0].bytes)
+	stride := (size + line - 1) / line * line
+	slab := make([]byte, stride*len(inputs)+line)
+	slab = slab[-uintptr(unsafe.Pointer(&slab[0]))%line:] // #nosec G103 -- its address alone
+	for i, in := range inputs {
+		at := slab[i*stride:][:size:size]
+		copy(at, in.bytes)
+		inputs[i].bytes = at
+	}
+	return inputs
 }
 
 // sums are a class's measurements in order, with the sums of all up to each and

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"unsafe"
 )
 
 // drawn are n normal measurements around a mean, some of them far too slow.
@@ -57,6 +58,32 @@ func TestWelch(t *testing.T) {
 	want := -1 / math.Sqrt(2*(200.0/99)/100)
 	if math.Abs(got-want) > 1e-9 {
 		t.Errorf("t = %v, want %v", got, want)
+	}
+}
+
+// TestWhereAnInputLiesSaysNothingOfItsClass: each at the beginning of a line of
+// memory, and neighbours of any class. Inputs of 352 bytes in a row once lay in
+// the middle of a line in every second class, and t was 4.8 for those.
+func TestWhereAnInputLiesSaysNothingOfItsClass(t *testing.T) {
+	var classes []Class
+	for k := range 4 {
+		classes = append(classes, Class{Make: func() []byte { return append(make([]byte, 351), byte(k)) }})
+	}
+	inputs := mix(classes, 500)
+	after := map[[2]int]int{}
+	for i, in := range inputs {
+		if len(in.bytes) != 352 || int(in.bytes[351]) != in.class {
+			t.Fatalf("input %d of class %d ends in %d", i, in.class, in.bytes[351])
+		}
+		if at := uintptr(unsafe.Pointer(&in.bytes[0])); at%line != 0 {
+			t.Fatalf("input %d lies at %#x", i, at)
+		}
+		if i > 0 {
+			after[[2]int{inputs[i-1].class, in.class}]++
+		}
+	}
+	if len(after) != 16 { // one of sixteen never in 2,000 is no chance
+		t.Errorf("only these classes follow each other: %v", after)
 	}
 }
 
