@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == workerName {
 		main()
 	}
+	if len(os.Args) > 1 && os.Args[1] == loginOnly {
+		bareLogin()
+	}
 	dir, err := os.MkdirTemp("", "keyd-test-")
 	if err != nil {
 		panic(err)
