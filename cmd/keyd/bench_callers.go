@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -141,7 +142,10 @@ func startCallers(socket string) (*benchCallers, error) {
 		return nil, err
 	}
 	c.answers = json.NewDecoder(answers)
-	if err := c.process.Start(); err != nil {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err = errors.Join(setSlack(linuxSlack), c.process.Start(), setSlack(keydSlack)) // nobody's callers have keyd's
+	if err != nil {
 		return nil, fmt.Errorf("starting the callers: %w", err)
 	}
 	return c, nil

@@ -45,6 +45,21 @@ func (d *testDaemon) workers(tb testing.TB) []int {
 	return pids
 }
 
+// firstLineFD is the first descriptor after the pipe's.
+const firstLineFD = 4
+
+// nonblocking reads the flags of a descriptor (proc(5), fdinfo).
+func nonblocking(t *testing.T, fdinfo string) bool {
+	t.Helper()
+	_, rest, _ := strings.Cut(fdinfo, "flags:")
+	line, _, _ := strings.Cut(rest, "\n")
+	flags, err := strconv.ParseUint(strings.TrimSpace(line), 8, 64)
+	if err != nil {
+		t.Fatalf("%v in %s", err, fdinfo)
+	}
+	return flags&syscall.O_NONBLOCK != 0
+}
+
 func TestTheLibrarysProcessHasNothingThatItDoesNotNeed(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Fatal("this test changes its user: run the tests as root")
@@ -90,6 +105,17 @@ func TestTheLibrarysProcessHasNothingThatItDoesNotNeed(t *testing.T) {
 		if info, err := os.Stat(fmt.Sprintf("/proc/%d/maps", pid)); err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 {
 			t.Errorf("process %d can be traced by its own user (%v)", pid, err)
 		}
+	}
+	for _, pid := range []int{pids[0], d.process.Pid} {
+		if slack, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", pid)); string(slack) != "1000000\n" {
+			t.Errorf("timers of process %d may be late by %s ns, want 1000000 (%v)", pid, bytes.TrimSpace(slack), err)
+		}
+	}
+	if !strings.Contains(read("environ"), "GOMAXPROCS=") {
+		t.Error("it has as many of Go's processors as there are, and lines that wait keep them")
+	}
+	if info := read(fmt.Sprintf("fdinfo/%d", firstLineFD)); nonblocking(t, info) {
+		t.Errorf("its first line is waited for by Go's poller:\n%s", info)
 	}
 	if limits := read("limits"); !strings.Contains(limits, "Max core file size        0                    0") {
 		t.Errorf("core dumps are not off:\n%s", limits)

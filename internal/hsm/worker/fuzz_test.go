@@ -66,7 +66,7 @@ func FuzzWorkerHears(f *testing.F) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_ = worker.Serve(context.Background(), []net.Conn{script{in: bytes.NewReader(raw)}}, (&echo{}).open, io.Discard)
+			_ = worker.Serve(context.Background(), []worker.Conn{script{in: bytes.NewReader(raw)}}, (&echo{}).open, io.Discard)
 		}()
 		select {
 		case <-done:

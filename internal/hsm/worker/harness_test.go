@@ -85,7 +85,8 @@ func (e *echo) Close() error                                   { return nil }
 // served connects a peer with a server of echo, by a pipe and some lines.
 func served(t testing.TB, e *echo, lines int) *worker.Peer {
 	t.Helper()
-	var ours, theirs []net.Conn
+	var ours []net.Conn
+	var theirs []worker.Conn
 	for range 1 + lines {
 		a, b := socketPair(t)
 		ours, theirs = append(ours, a), append(theirs, b)

@@ -119,7 +119,7 @@ func TestALineTakesNothingButEnvelopes(t *testing.T) {
 	defer ours.Close()
 	done := make(chan error, 1)
 	go func() {
-		done <- worker.Serve(t.Context(), []net.Conn{theirs, line}, (&echo{}).open, testWriter{t})
+		done <- worker.Serve(t.Context(), []worker.Conn{theirs, line}, (&echo{}).open, testWriter{t})
 	}()
 	if _, err := far.Write(worker.Frame(worker.KindHealth, 1, make([]byte, 8))); err != nil {
 		t.Fatal(err)

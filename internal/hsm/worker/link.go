@@ -4,9 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -62,6 +64,12 @@ func (f *buffer) wipe() {
 	}
 }
 
+// Conn is one end of the pipe or of a line.
+type Conn interface {
+	io.ReadWriteCloser
+	SetReadDeadline(t time.Time) error
+}
+
 // errTooLarge: a message does not fit into a frame.
 var errTooLarge = errors.New("the message is too large for the pipe")
 
@@ -70,7 +78,7 @@ var errTooLarge = errors.New("the message is too large for the pipe")
 // along what has come meanwhile; what does not fit into the pipe at once is left
 // to a goroutine. Mostly nobody else is there, and a frame is one write(2).
 type link struct {
-	conn net.Conn
+	conn Conn
 	raw  syscall.RawConn // nil: not one of the kernel's
 
 	mu      sync.Mutex
@@ -79,7 +87,7 @@ type link struct {
 	err     error // nothing is written any more
 }
 
-func newLink(conn net.Conn) *link {
+func newLink(conn Conn) *link {
 	l := &link{conn: conn}
 	if c, ok := conn.(syscall.Conn); ok {
 		l.raw, _ = c.SyscallConn() // else every frame is left to a goroutine

@@ -23,23 +23,30 @@ const (
 )
 
 // Inherited are the connections to the daemon that this process was started
-// with: the pipe and then its lines.
-func Inherited() ([]net.Conn, error) {
+// with: the pipe and then its lines. A line carries one call at a time and is one
+// goroutine's, so that one waits in the kernel until a call comes: to have Go's
+// poller wait for it takes two more system calls.
+func Inherited() ([]Conn, error) {
 	lines, err := strconv.Atoi(os.Getenv(linesVariable))
 	if err != nil || lines < 0 || lines > maxLines {
 		return nil, errors.New("there is no pipe to the daemon: keyd serve starts a worker, nobody else")
 	}
-	var conns []net.Conn
-	for fd := range 1 + lines {
-		file := os.NewFile(uintptr(pipeFD+fd), "daemon")
-		conn, err := net.FileConn(file) // which has a descriptor of its own
-		if err != nil {
-			return nil, fmt.Errorf("the pipe to the daemon: %w", err)
+	file := os.NewFile(pipeFD, "daemon")
+	pipe, err := net.FileConn(file) // which has a descriptor of its own
+	if err != nil {
+		return nil, fmt.Errorf("the pipe to the daemon: %w", err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, fmt.Errorf("closing the pipe's first descriptor: %w", err)
+	}
+	conns := []Conn{pipe}
+	for n := range lines {
+		fd := pipeFD + 1 + n
+		if err := unix.SetNonblock(fd, false); err != nil {
+			return nil, fmt.Errorf("a line to the daemon: %w", err)
 		}
-		if err := file.Close(); err != nil {
-			return nil, fmt.Errorf("closing the pipe's first descriptor: %w", err)
-		}
-		conns = append(conns, conn)
+		unix.CloseOnExec(fd)
+		conns = append(conns, os.NewFile(uintptr(fd), "daemon's line")) // #nosec G115 -- a few more than 3
 	}
 	return conns, nil
 }
@@ -75,7 +82,7 @@ func spawn(command, env []string, lines int, log *slog.Logger) (_ *process, err 
 	}
 	defer func() { _ = says.Close() }()
 	p := &process{conn: ours[0], lines: ours[1:], ended: make(chan struct{})}
-	p.cmd = &exec.Cmd{Path: command[0], Args: command[1:], Env: append(env, fmt.Sprintf("%s=%d", linesVariable, lines)), Stdout: says, Stderr: says, ExtraFiles: theirs,
+	p.cmd = &exec.Cmd{Path: command[0], Args: command[1:], Env: append([]string{processors(lines)}, append(env, fmt.Sprintf("%s=%d", linesVariable, lines))...), Stdout: says, Stderr: says, ExtraFiles: theirs,
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}}
 	started := make(chan error)
 	go func() {
@@ -98,6 +105,14 @@ func spawn(command, env []string, lines int, log *slog.Logger) (_ *process, err 
 	p.pid = p.cmd.Process.Pid
 	go relay(said, log.With("worker", p.pid))
 	return p, nil
+}
+
+// processors is Go's own number of them for a worker. Who waits in the kernel for
+// a call, or is in the module, keeps the one he has for a while, which nobody who
+// has work should wait for: so there is one for each line, and as many as there
+// are. A backend's env comes after it and may say otherwise.
+func processors(lines int) string {
+	return fmt.Sprintf("GOMAXPROCS=%d", lines+runtime.GOMAXPROCS(0))
 }
 
 // socketPairs makes the pipe and its lines. What it could make it returns, also

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"sync"
 	"syscall"
 	"time"
@@ -44,7 +43,7 @@ type pinAnswer struct {
 // of the connections says, and does what is asked of it, many things at once,
 // until the other end closes them. The first of them is the pipe, the others are
 // its lines. The log goes to out.
-func Serve(ctx context.Context, conns []net.Conn, open OpenFunc, out io.Writer) error {
+func Serve(ctx context.Context, conns []Conn, open OpenFunc, out io.Writer) error {
 	s := &server{link: newLink(conns[0]), open: open, out: out, calls: map[uint64]context.CancelFunc{}, pins: make(chan pinAnswer, 1)}
 	defer s.link.close(errClosed)
 	ctx, stop := context.WithCancel(ctx)
