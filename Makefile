@@ -30,10 +30,8 @@ lint: $(LINT) ## golangci-lint, pinned
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	@./.ci/fuzz $(or $(FUZZTIME),30s)
 
-bench: softhsm build ## the bare token against keyd's whole path, in turn, on a throw-away SoftHSM (ARGS for keyd bench)
-	@d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT && ./softhsm/token.sh "$$d/token" keyd >/dev/null && \
-	printf 'backends:\n  softhsm: {type: pkcs11, module: /usr/lib/softhsm/libsofthsm2.so, token_label: keyd, pin: "file:%s/token/pin"}\n' "$$d" >"$$d/keyd.yaml" && \
-	SOFTHSM2_CONF="$$d/token/softhsm2.conf" bin/keyd bench --config "$$d/keyd.yaml" $(ARGS)
+bench: softhsm build ## the bare token against keyd's whole path, in turn, on a throw-away token (TOKEN=softhsm, nss, opencryptoki or tpm2; ARGS for keyd bench)
+	@./softhsm/bench.sh $(or $(TOKEN),softhsm) $(ARGS)
 
 bench-kms: softhsm ## the bare KMS call against keyd's whole path, in turn, on the pretended KMS
 	$(GO) test -run '^$$' -bench '^BenchmarkDecryptKMS$$' -benchtime 12x -timeout 20m ./cmd/keyd

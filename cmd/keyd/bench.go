@@ -37,7 +37,7 @@ but takes its part of the token. The first line says how long it will take.`}
 type benchOptions struct {
 	config, keys, sessions string
 	each                   time.Duration
-	bytes                  int
+	bytes, callersEach     int
 	json, apart            bool
 }
 
@@ -45,7 +45,8 @@ func benchSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 	o := benchOptions{}
 	fs.StringVar(&o.config, "config", defaultConfig, "the config `FILE`")
 	fs.StringVar(&o.keys, "keys", "RSA-2048,P-256", "`KEYS` to make: RSA-2048, RSA-3072, RSA-4096, P-256, P-384, P-521")
-	fs.StringVar(&o.sessions, "sessions", "1,2,4,8", "how many `SESSIONS` and callers at once")
+	fs.StringVar(&o.sessions, "sessions", "1,2,4,8", "how many `SESSIONS` at once, bare and through keyd")
+	fs.IntVar(&o.callersEach, "callers", 1, "how many `CALLERS` keyd has for each session: with more than one, a session has the next one's envelope while the last one's answer is on its way")
 	fs.DurationVar(&o.each, "for", 2*time.Second, "`DURATION` of each side of each measurement")
 	fs.IntVar(&o.bytes, "bytes", 1024, "size of the plaintext in `BYTES`")
 	fs.BoolVar(&o.apart, "apart", false, "give the module's process one processor and everything else the others, as if a software token had its own")
@@ -93,6 +94,12 @@ func (o benchOptions) plan(args []string) (*benchPlan, error) {
 			err = fmt.Errorf("--sessions %q: want numbers from 1 to %d", text, mostSessions)
 		}
 		p.callers, wrong = append(p.callers, n), append(wrong, err)
+	}
+	if most := mostSessions / max(slices.Max(p.callers), 1); o.callersEach < 1 || o.callersEach > max(most, 1) {
+		wrong = append(wrong, fmt.Errorf("--callers %d: want 1 to %d for so many sessions", o.callersEach, max(most, 1)))
+	}
+	if o.callersEach > 1 && len(p.callers) > 1 {
+		wrong = append(wrong, errors.New("--callers: want one number of --sessions with it, or the smaller ones would have the sessions of the largest"))
 	}
 	if o.each < 10*time.Millisecond || o.each > time.Hour {
 		wrong = append(wrong, fmt.Errorf("--for %s: want 10ms to 1h", o.each))
@@ -142,7 +149,7 @@ func (p *benchPlan) run(ctx context.Context, t terminal) (err error) {
 		return startError(err)
 	}
 	defer func() { err = errors.Join(err, rig.close(t.err)) }()
-	report := benchReport{Backend: p.backend, Device: rig.device, Payload: p.bytes, Apart: p.apart, Runs: []bench.Run{}}
+	report := benchReport{Backend: p.backend, Device: rig.device, Payload: p.bytes, Apart: p.apart, Callers: p.callersEach, Runs: []bench.Run{}}
 	for _, m := range p.materials {
 		runs, err := rig.measure(ctx, t.err, m)
 		report.Runs = append(report.Runs, runs...)
@@ -168,12 +175,16 @@ type benchReport struct {
 	Device  map[string]string `json:"device"`
 	Payload int               `json:"payload_bytes"`
 	Apart   bool              `json:"apart"`
+	Callers int               `json:"callers_per_session"`
 	Runs    []bench.Run       `json:"runs"`
 }
 
 func (r benchReport) print(w io.Writer) {
 	fmt.Fprintf(w, "token      %s (%s), serial %s, %s\n", r.Device["label"], r.Device["model"], r.Device["serial"], r.Device["library"])
 	fmt.Fprintf(w, "payload    %d bytes, A256GCM\n", r.Payload)
+	if r.Callers > 1 {
+		fmt.Fprintf(w, "callers    %d for each session of keyd's\n", r.Callers)
+	}
 	if r.Apart {
 		fmt.Fprintln(w, "apart      the module's process has a processor to itself")
 	}

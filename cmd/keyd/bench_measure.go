@@ -104,7 +104,7 @@ func (r *benchRig) keydSide(envelope string) bench.Side {
 		for name, pid := range pids {
 			s.CPU[name] = -cpuOf(pid)
 		}
-		s.Took, err = r.callers.run(benchOrder{Envelope: envelope, Callers: callers, For: d, Bytes: r.plan.bytes})
+		s.Took, err = r.callers.run(benchOrder{Envelope: envelope, Callers: callers * r.plan.callersEach, For: d, Bytes: r.plan.bytes})
 		for name, pid := range pids {
 			s.CPU[name] += cpuOf(pid)
 		}
