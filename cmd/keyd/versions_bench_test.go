@@ -29,8 +29,6 @@ import (
 // loginOnly has the test binary log in to a token and say how long that took.
 const loginOnly = "bare-login"
 
-const softHSMModule = "/usr/lib/softhsm/libsofthsm2.so"
-
 // BenchmarkVersions holds a daemon with ten thousand versions in registry and
 // token against one with ten, in turn: how long an envelope of the first of them
 // takes, and how long a start takes beyond what the module needs to be
