@@ -123,6 +123,7 @@ type dealings struct {
 	log     *slog.Logger
 	observe func(op string, status int, d time.Duration, err error)
 	signer  partner.Signer
+	most    int // bytes of a request's body, and of its answer's; 0 is package partner's own
 }
 
 func noSigner(context.Context) (string, func([]byte) ([]byte, error), error) {
@@ -196,7 +197,7 @@ func (c *partnerConfig) connection(name string, d dealings) (partner.Connection,
 		return partner.Connection{}, err
 	}
 	link := partner.Connection{Name: name, BaseURL: c.URL, RootCAs: roots, Proxy: c.Proxy, Timeout: time.Duration(c.Timeout), Logger: d.log, Observe: d.observe,
-		Forward: c.Forward, StaleStatus: c.StaleStatus}
+		Forward: c.Forward, StaleStatus: c.StaleStatus, MaxBody: d.most}
 	for _, a := range c.Allow {
 		link.Allow = append(link.Allow, partner.Allow(a))
 	}

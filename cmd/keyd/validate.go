@@ -253,6 +253,10 @@ func (k keyConfig) policy() registry.Policy {
 		SettleFor: k.SettleFor, Canary: k.Canary, MinBoundary: k.MinBoundary, First: k.First}
 }
 
+// carried is how large what is carried to a partner and back may be: the largest
+// envelope, and the largest plaintext once it is sealed.
+func (l limitsConfig) carried() int { return max(l.Envelope, 2*l.Plaintext+64<<10) }
+
 func (l limitsConfig) exchanges() api.ExchangeLimits {
 	return api.ExchangeLimits{TTL: time.Duration(l.ExchangeTTL), PerPartner: l.Exchanges, PerUser: l.ExchangesPerUser}
 }

@@ -97,7 +97,7 @@ func (d *keyd) makePartners(context.Context) error {
 		observe := func(op string, status int, took time.Duration, err error) {
 			d.metrics.ObservePartnerCall(name, op, status, took, err)
 		}
-		r, err := newRemote(name, d.cfg.Partners[name], dealings{log: d.part("partner"), observe: observe, signer: d.signer(name)})
+		r, err := newRemote(name, d.cfg.Partners[name], dealings{log: d.part("partner"), observe: observe, signer: d.signer(name), most: d.cfg.Limits.carried()})
 		if err != nil {
 			return fmt.Errorf("partner %s: %w", name, err)
 		}

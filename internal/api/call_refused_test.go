@@ -108,6 +108,9 @@ func TestDocumentsOfCallsThatAreRefused(t *testing.T) {
 		}
 	}
 	r.send(r.client, "POST", "/v1/partners/wise/call", `{"method":"GET","path":"/"}`).wants(t, 415, "unsupported_media")
+	for _, size := range []int{32<<10 + 1, 200 << 10} { // of the plaintext, and of the document
+		r.send(r.client, "POST", "/v1/partners/wise/call", `{"method":"POST","path":"/v1/cases","body":"`+strings.Repeat("x", size)+`"}`, "Content-Type: application/json").wants(t, 413, "too_large")
+	}
 	r.send(r.client, "POST", "/v1/partners/nobody/call", `{}`, "Content-Type: application/json").wants(t, 404, "not_found")
 	if len(f.got) != 0 {
 		t.Errorf("sent %+v", f.got)

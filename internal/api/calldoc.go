@@ -77,6 +77,10 @@ func (x *visit) readCall(s *Server, p *Partner) (*call, error) {
 	if err != nil {
 		return nil, err
 	}
+	if most := s.cfg.MaxPlaintext; int64(len(body)) > most { // the document may be larger, as JSON has its ways of writing it
+		clear(body)
+		return nil, fmt.Errorf("%w: a body of %d bytes, at most %d are taken", errTooLarge, len(body), most)
+	}
 	c.request = Request{Method: c.doc.Method, Path: c.doc.Path, Query: c.doc.Query, Header: http.Header{}, Body: body,
 		Authorization: x.r.Header.Get("Authorization")}
 	for name, value := range c.doc.Headers {

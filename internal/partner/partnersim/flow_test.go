@@ -107,7 +107,7 @@ func TestUnknownPathsAreLogged(t *testing.T) {
 
 func TestOversizeBodyIsRefused(t *testing.T) {
 	c := served(t, partnersim.New(partnersim.Options{}))
-	if a, err := c.try("POST", "/oauth/token", nil, strings.Repeat("x", 1<<20+1)); err == nil && a.status != 413 {
+	if a, err := c.try("POST", "/oauth/token", nil, strings.Repeat("x", 4<<20+1)); err == nil && a.status != 413 {
 		t.Errorf("got %d", a.status)
 	}
 }

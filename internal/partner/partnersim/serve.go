@@ -12,7 +12,7 @@ import (
 )
 
 // maxBody bounds what a call may send. Wise's limit is not documented.
-const maxBody = 1 << 20
+const maxBody = 4 << 20
 
 // endpoint is one row of the route table: how a call is told apart and what
 // makes its answer.
