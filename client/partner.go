@@ -12,7 +12,15 @@ type Partner struct {
 	Key        *PartnerKey       `json:"key,omitempty"`        // theirs
 	Algs       []string          `json:"algs"`                 // accepted in answers sealed to our key; none of them where there is none
 	Encs       []string          `json:"encs"`                 // content encryptions accepted in answers
+	Calls      []Allowed         `json:"calls,omitempty"`      // what Call may send
 	Pins       []string          `json:"pins,omitempty"`       // fingerprints of the only keys of theirs that are sealed to
+}
+
+// Allowed is a set of requests that keyd sends to a partner: a path that ends in
+// "/" stands for all below it, a segment "*" for any one.
+type Allowed struct {
+	Methods []string `json:"methods"`
+	Paths   []string `json:"paths"`
 }
 
 // PartnerKey is a partner's own public key.

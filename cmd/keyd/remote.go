@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"keyd/client"
 	"keyd/internal/api"
 	"keyd/internal/jwe"
 	"keyd/internal/partner"
@@ -150,6 +151,9 @@ func facts(name string, c partnerConfig, r remote) api.Partner {
 		URLInJOSE: p.URLHeader, JOSE: p.JOSE, IssuedIn: issued[p.IssuedAt], KeyInBody: p.OurKey == partner.OurKeyInBody, CallersKey: p.CallersKey, Pins: c.pinned(), AnswerHeaders: c.answerHeaders(),
 		Algs: p.ReplyAlgs, Encs: p.ReplyEncs, Kidless: api.Kidless(c.Kidless), ForeignKID: c.ForeignKID == foreignIgnore,
 		Direct: p.Type == partner.TypeWise || p.Type == partner.TypeWiseCard && c.Replies != partner.RepliesClear || len(c.Direct) > 0, Remote: adapter{r}}
+	for _, a := range c.Allow {
+		all.Calls = append(all.Calls, client.Allowed(a))
+	}
 	if e, ok := r.(enveloper); ok && p.Form == partner.FormVenly {
 		all.Form, all.Own = api.FormOwn, own{e}
 	}

@@ -190,6 +190,9 @@ func partnersShow(fs *flag.FlagSet) func(context.Context, terminal, []string) er
 			return printJSON(t.out, p)
 		}
 		fmt.Fprintf(t.out, "partner   %s (%s)\nour kid   %s\naccepts   %s\n", p.Name, p.Type, cmp.Or(p.ActiveKID, "none"), accepted(p))
+		for _, c := range p.Calls {
+			fmt.Fprintf(t.out, "calls     %s %s\n", strings.Join(c.Methods, ", "), strings.Join(c.Paths, " "))
+		}
 		printHeaders(t.out, "headers to send with a sealed request", p.Headers)
 		printHeaders(t.out, "headers to send with a request that has no body", p.GetHeaders)
 		if p.Key != nil {

@@ -169,7 +169,8 @@ func TestAPartnersFailureIsPassedOn(t *testing.T) {
 }
 
 func TestAPartnerIsShownWithWhatToSend(t *testing.T) {
-	r := newRig(t)
+	calls := []client.Allowed{{Methods: []string{"GET"}, Paths: []string{"/v1/"}}}
+	r := newRig(t, func(s *setup) { s.opener.Partners[0].Calls = calls })
 	r.send(r.client, "POST", "/v1/partners/wise/encrypt", "x").wants(t, 200, "")
 	for _, on := range []string{"client", "admin"} {
 		var p client.Partner
@@ -178,7 +179,7 @@ func TestAPartnerIsShownWithWhatToSend(t *testing.T) {
 			t.Fatalf("got %+v", p)
 		}
 		p.Key = nil
-		want := client.Partner{Name: "wise", Type: "wise", ActiveKID: r.active.KID, Algs: []string{"RSA-OAEP-256"}, Encs: []string{enc},
+		want := client.Partner{Name: "wise", Type: "wise", ActiveKID: r.active.KID, Algs: []string{"RSA-OAEP-256"}, Encs: []string{enc}, Calls: calls,
 			Headers: map[string]string{"X-Key": r.active.KID, "X-Method": "jwe"}, GetHeaders: map[string]string{"X-Key": r.active.KID}}
 		if d := cmp.Diff(want, p); d != "" {
 			t.Error(d)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"keyd/client"
 	"keyd/internal/boundary"
 	"keyd/internal/jwe"
 )
@@ -54,6 +55,9 @@ type Partner struct {
 	// AnswerHeaders are headers of its answers that callers may see, beside the
 	// usual ones, in canonical form.
 	AnswerHeaders []string
+	// Calls are the requests that the config allows, for callers to look at; Remote
+	// holds them to it.
+	Calls []client.Allowed
 	// CallersKey: the partner shows its key to a caller's own token only.
 	CallersKey bool
 

@@ -80,7 +80,7 @@ func partnerKeyView(pk registry.PartnerKey) *client.PartnerKey {
 func (s *Server) partnerView(p *Partner) client.Partner {
 	ours, _ := s.activeVersion(p.Name) // none has no kid
 	kid := ours.KID
-	view := client.Partner{Name: p.Name, Type: p.Type, ActiveKID: kid, Algs: append([]string{}, p.Algs...), Encs: append([]string{}, p.Encs...), Pins: p.Pins,
+	view := client.Partner{Name: p.Name, Type: p.Type, ActiveKID: kid, Algs: append([]string{}, p.Algs...), Encs: append([]string{}, p.Encs...), Calls: p.Calls, Pins: p.Pins,
 		Headers: plain(p.Remote.Headers(kid, "")), GetHeaders: plain(p.Remote.GetHeaders(kid))}
 	if pk, err := s.cfg.Registry.PartnerKey(p.Name); err == nil {
 		view.Key = partnerKeyView(pk)

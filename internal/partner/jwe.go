@@ -182,7 +182,16 @@ func NewJWE(cfg JWEConfig) (*JWE, error) {
 	secret := clientSecret{id: cfg.ClientID, secret: cfg.ClientSecret, in: cfg.SecretIn, scopes: cfg.Scopes}
 	tokens := &tokenSource{exchange: x.at(cfg.TokenURL), ask: secret.ask, form: tokenForm{early: 30 * time.Second}, logger: cfg.Logger}
 	return &JWE{cfg: cfg, exchange: x, tokens: tokens, gate: &gate{exchange: x, tokens: tokens, auth: cfg.Authorization, allow: cfg.Allow,
-		forward: canonical(cfg.Forward), standing: cfg.standing(cfg.Authorization)}}, nil
+		reserved: cfg.reserved(x.base), forward: canonical(cfg.Forward), standing: cfg.standing(cfg.Authorization)}}, nil
+}
+
+// reserved are the paths below a base URL that are keyd's own: where it gets its
+// token.
+func (c *JWEConfig) reserved(base string) []string {
+	if path, below := strings.CutPrefix(c.TokenURL, base+"/"); below {
+		return []string{"/" + path}
+	}
+	return nil
 }
 
 // standing is keyd's own authority of one kind.

@@ -250,6 +250,12 @@ func TestDescribedRequestsThatNeverLeave(t *testing.T) {
 	if len(h.seen) != 0 {
 		t.Errorf("sent %v", h.seen)
 	}
+	tokens := described(t, h, func(c *partner.JWEConfig) { c.TokenURL = genericURL + "/oauth/token" })
+	for path, want := range map[string]error{"/oauth/token": partner.ErrNotAllowed, "/OAUTH/token/x": partner.ErrNotAllowed, "/oauth/tokens": nil} {
+		if err := tokens.Allows("POST", path); !errors.Is(err, want) {
+			t.Errorf("%s: got %v", path, err)
+		}
+	}
 	var sent http.Header
 	none = described(t, &wire{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		sent = r.Header.Clone()
