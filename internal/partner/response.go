@@ -75,7 +75,9 @@ func (r *Response) finish(own []string) *Response {
 		if len(secret) < shortestShown {
 			continue
 		}
-		r.Body = bytes.ReplaceAll(r.Body, []byte(secret), []byte("[redacted]"))
+		if bytes.Contains(r.Body, []byte(secret)) { // or it would be copied, and is the caller's to wipe
+			r.Body = bytes.ReplaceAll(r.Body, []byte(secret), []byte("[redacted]"))
+		}
 		for name, values := range header {
 			for i, v := range values {
 				header[name][i] = strings.ReplaceAll(v, secret, "[redacted]")
