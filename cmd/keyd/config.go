@@ -204,6 +204,8 @@ type limitsConfig struct {
 	// ExchangesPerUser those of one user.
 	Exchanges        int `yaml:"exchanges"`
 	ExchangesPerUser int `yaml:"exchanges_per_user"`
+	// Calls is how many calls are under way with each partner at a time.
+	Calls int `yaml:"calls"`
 }
 
 type logConfig struct {

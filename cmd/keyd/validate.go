@@ -36,6 +36,7 @@ func (c *config) setDefaults() {
 	or(&c.Limits.ExchangeTTL, registry.Duration(3*time.Minute))
 	or(&c.Limits.Exchanges, 1024)
 	or(&c.Limits.ExchangesPerUser, c.Limits.Exchanges)
+	or(&c.Limits.Calls, 64)
 	or(&c.Log.Level, "info")
 	for name, b := range c.Backends {
 		or(&b.Sessions, 8)
@@ -86,6 +87,7 @@ func (c *config) validate() error {
 	p.between("limits.plaintext", c.Limits.Plaintext, 1<<10, 48<<20)
 	p.between("limits.exchanges", c.Limits.Exchanges, 1, 64<<10)
 	p.between("limits.exchanges_per_user", c.Limits.ExchangesPerUser, 1, 64<<10)
+	p.between("limits.calls", c.Limits.Calls, 1, 256)
 	if ttl := c.Limits.ExchangeTTL; ttl < registry.Duration(time.Second) || ttl > registry.Duration(time.Hour) {
 		p.add("limits.exchange_ttl", "%s: want 1s to 1h", ttl)
 	}

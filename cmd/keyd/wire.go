@@ -212,7 +212,7 @@ func (d *keyd) makeServer(context.Context) error {
 	d.server, err = api.New(api.Config{
 		Instance: d.cfg.Instance, Version: buildVersion(), Client: client, Admin: admin, Metrics: metrics, Rules: rules,
 		Registry: d.registry, Engine: d.engine, Opener: d.opener, Audit: d.audit, AuditPath: d.state(auditFile),
-		MaxPlaintext: int64(d.cfg.Limits.Plaintext), Meters: d.metrics, Logger: d.part("api"),
+		MaxPlaintext: int64(d.cfg.Limits.Plaintext), Calls: d.cfg.Limits.Calls, Meters: d.metrics, Logger: d.part("api"),
 	})
 	return err
 }

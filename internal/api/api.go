@@ -66,8 +66,10 @@ type Config struct {
 	AuditPath string
 	// MaxPlaintext is the largest plaintext sealed, in bytes.
 	MaxPlaintext int64
-	Meters       *Metrics
-	Logger       *slog.Logger
+	// Calls is how many calls are under way with a partner at a time.
+	Calls  int
+	Meters *Metrics
+	Logger *slog.Logger
 
 	// HeaderTimeout and BodyTimeout are how long a peer may take over sending
 	// the head and the body of a request. Default 5s and 10s.
@@ -82,6 +84,7 @@ type Server struct {
 	callers *callers
 	refused *refusals
 	refetch *spacing
+	turns   *turns
 	healths *healths
 	started time.Time
 	fronts  []*front
@@ -120,7 +123,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.BodyTimeout = 10 * time.Second
 	}
 	s := &Server{cfg: cfg, log: cfg.Logger, audit: &trail{AuditLog: cfg.Audit}, callers: newCallers(cfg.Rules),
-		refetch: newSpacing(refetchEvery), healths: newHealths(cfg.Opener.cfg.Backends), started: time.Now().UTC()}
+		refetch: newSpacing(refetchEvery), turns: newTurns(cfg.Calls), healths: newHealths(cfg.Opener.cfg.Backends), started: time.Now().UTC()}
 	s.refused = newRefusals(s.writeRefusal)
 	if err := cfg.Meters.watch(s); err != nil {
 		return nil, fmt.Errorf("api: registering metrics: %w", err)
@@ -167,6 +170,7 @@ func (c Config) check() error {
 	missing("metrics", c.Meters == nil)
 	missing("logger", c.Logger == nil)
 	missing("largest plaintext", c.MaxPlaintext <= 0)
+	missing("number of calls", c.Calls <= 0)
 	for name, socket := range map[string]Socket{"client": c.Client, "admin": c.Admin} {
 		if !filepath.IsAbs(socket.Path) {
 			problems = append(problems, fmt.Errorf("api: the %s socket %q is not an absolute path", name, socket.Path))

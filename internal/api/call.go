@@ -46,6 +46,10 @@ func (s *Server) call(x *visit) error {
 		return err
 	}
 	defer c.wipe()
+	if err := s.turns.take(p.Name); err != nil {
+		return err
+	}
+	defer s.turns.giveBack(p.Name)
 	ctx := withAuthorization(x.r.Context(), c.request.Authorization)
 	e := audit.Entry{Op: uuid.NewString(), Phase: audit.PhaseIntent, Action: x.route.action, Actor: x.actor, Partner: p.Name,
 		Detail: map[string]string{"request": x.id, "method": printable(c.request.Method), "path": printable(c.request.Path)}}

@@ -18,7 +18,7 @@ type collector struct {
 	level, up, sessions, inUse        *prometheus.Desc
 	process, generation               *prometheus.Desc
 	auditHead, ready, build           *prometheus.Desc
-	exchanges                         *prometheus.Desc
+	exchanges, calls                  *prometheus.Desc
 }
 
 // watch adds what a server knows. One server has one Metrics.
@@ -36,6 +36,7 @@ func (m *Metrics) watch(s *Server) error {
 		sessions:     desc("keyd_backend_sessions", "Size of a backend's session pool.", "backend"),
 		inUse:        desc("keyd_backend_sessions_in_use", "Sessions of a backend in use.", "backend"),
 		exchanges:    desc("keyd_exchanges_open", "Exchanges that wait for their reply.", "partner"),
+		calls:        desc("keyd_calls_under_way", "Calls that wait for their partner.", "partner"),
 		process:      desc("keyd_backend_process", "1 for the state of the process that a backend's PKCS#11 library runs in: ready, starting, down or probing.", "backend", "state"),
 		generation:   desc("keyd_backend_process_generation", "Processes of a backend's PKCS#11 library that have come to serve; more than 1 is as many restarts.", "backend"),
 		auditHead:    desc("keyd_audit_head_seq", "Number of the last entry of the audit log that is on disk."),
@@ -46,7 +47,7 @@ func (m *Metrics) watch(s *Server) error {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.versions, c.nextRotation, c.validTill, c.level, c.up, c.sessions, c.inUse, c.process, c.generation, c.exchanges, c.auditHead, c.ready, c.build} {
+	for _, d := range []*prometheus.Desc{c.versions, c.nextRotation, c.validTill, c.level, c.up, c.sessions, c.inUse, c.process, c.generation, c.exchanges, c.calls, c.auditHead, c.ready, c.build} {
 		out <- d
 	}
 }
@@ -86,7 +87,9 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	open := c.server.cfg.Opener.exchanges.Count()
 	for i := range c.server.cfg.Opener.cfg.Partners {
-		if p := &c.server.cfg.Opener.cfg.Partners[i]; p.hasExchanges() {
+		p := &c.server.cfg.Opener.cfg.Partners[i]
+		gauge(c.calls, float64(c.server.turns.count(p.Name)), p.Name)
+		if p.hasExchanges() {
 			gauge(c.exchanges, float64(open[p.Name]), p.Name)
 		}
 	}

@@ -45,3 +45,15 @@ func Remembered(ask func(uid int) string) func(uid int) string { return newRemem
 
 // SetRemote changes how a partner is spoken to.
 func (o *Opener) SetRemote(partner string, r Remote) { o.partners[partner].Remote = r }
+
+// TakeTurns takes turns of that many calls with each of partners and returns how
+// many there were.
+func TakeTurns(each int, partners []string) (taken int) {
+	t := newTurns(each)
+	for _, p := range partners {
+		for t.take(p) == nil {
+			taken++
+		}
+	}
+	return taken
+}

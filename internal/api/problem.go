@@ -46,6 +46,8 @@ var (
 	errPartner = errors.New("asking the partner did not work")
 	// errUnanswered: a call to the partner has no answer that can be handed on.
 	errUnanswered = errors.New("the partner did not answer")
+	// errCallsFull: as many calls are under way as may be.
+	errCallsFull = errors.New("too many calls are under way")
 	// errNoActive: the partner's key has no active version to name in a request.
 	errNoActive = errors.New("no version is active")
 	// errMoving: what was asked for changed while it was read, each time.
@@ -123,6 +125,7 @@ var kinds = []kind{
 	{err: exchange.ErrUnknown, status: 404, code: "exchange_unknown", title: "No such exchange is open", hint: "it opens one reply, for the partner and the user it was begun for, and for a few minutes; make the request again"},
 	{err: exchange.ErrLost, status: 410, code: "exchange_lost", title: "The exchange was lost", hint: "keyd or its token was restarted since; make the request again", detail: true},
 	{err: exchange.ErrFull, status: 429, code: "exchange_limit", title: "Too many exchanges are open", hint: "open the replies, or let exchanges end sooner; limits.exchanges in the config", detail: true, retry: 5 * time.Second},
+	{err: errCallsFull, status: 429, code: "call_limit", title: "Too many calls to the partner are under way", hint: "nothing was sent; the partner may be slow: keyd_partner_call_seconds; limits.calls in the config", detail: true, retry: time.Second},
 	{err: ErrMissingKID, status: 400, code: "missing_kid", title: "The envelope names no kid", hint: "the partner must be told which of our keys to seal to: send the headers of GET /v1/partners/{partner}"},
 	{err: ErrUnknownKID, status: 404, code: "unknown_kid", title: "The kid of the envelope is not known", hint: "keyd keys show lists the kids; an envelope is opened for the partner it came from"},
 	{err: ErrNotOpen, status: 409, code: "key_not_open", title: "The version that the envelope is for does not open yet", hint: "the partner has not been told of it by keyd: see the version's history"},

@@ -91,7 +91,7 @@ func newRig(t testing.TB, changes ...func(*setup)) *rig {
 		Exchanges: api.ExchangeLimits{TTL: time.Minute, PerPartner: 16, PerUser: 8}}
 	s.cfg = api.Config{Instance: "test", Version: client.VersionInfo{Version: "v1.2.3", Go: "go1.26", Schema: registry.SchemaVersion},
 		Client: api.Socket{Path: r.path("keyd.sock"), Mode: 0o600}, Admin: api.Socket{Path: r.path("admin.sock"), Mode: 0o600},
-		Metrics: "127.0.0.1:0", Rules: everybody(), AuditPath: r.path("audit.jsonl"), MaxPlaintext: 32 << 10}
+		Metrics: "127.0.0.1:0", Rules: everybody(), AuditPath: r.path("audit.jsonl"), MaxPlaintext: 32 << 10, Calls: 2}
 	s.engine = map[string]rotation.Partner{"wise": {Announcer: r.partner, KeySource: r.partner}, "venly": {}}
 	for _, change := range changes {
 		change(s)

@@ -21,7 +21,7 @@ func bare(t *testing.T, change func(*setup)) (*api.Server, *setup) {
 	r := newRig(t)
 	s := &setup{}
 	s.cfg = api.Config{Instance: "test", Client: api.Socket{Path: r.path("2.sock"), Mode: 0o660}, Admin: api.Socket{Path: r.path("2-admin.sock"), Mode: 0o600},
-		Registry: r.reg, Engine: r.engine, Opener: r.opener, Audit: r.log, AuditPath: r.path("audit.jsonl"), MaxPlaintext: 1,
+		Registry: r.reg, Engine: r.engine, Opener: r.opener, Audit: r.log, AuditPath: r.path("audit.jsonl"), MaxPlaintext: 1, Calls: 1,
 		Meters: api.NewMetrics(), Logger: discard()}
 	if change != nil {
 		change(s)
