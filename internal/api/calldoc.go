@@ -151,17 +151,16 @@ func (c *call) readSealing(s *Server, p *Partner) (err error) {
 	if err := s.complete(p, &w, func(name string) bool { return said[name] }); err != nil {
 		return err
 	}
-	switch {
-	case d.SigningMethod == nil && p.Form == FormOwn && w.in == InHeader:
-		return nil // a request that no user has to allow
-	case d.SigningMethod == nil:
-	case p.Form != FormOwn:
+	switch allowed := d.SigningMethod != nil; {
+	case allowed && p.Form != FormOwn:
 		return fmt.Errorf("%w: partner %s: it takes no signing_method", errBadRequest, p.Name)
-	default:
+	case allowed:
 		if w.method, err = readSigningMethod(d.SigningMethod); err != nil {
 			return err
 		}
 		w.body = c.request.Body
+	case p.Form == FormOwn && w.in == InHeader:
+		return nil // a request that no user has to allow
 	}
 	c.want = w
 	return nil
