@@ -83,14 +83,7 @@ func (c *config) validate() error {
 	p.oneOf("audit.decrypts", c.Audit.Decrypts, "all", "failures", "off")
 	p.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	p.oneOf("log.format", c.Log.Format, "", "json", "text")
-	p.between("limits.envelope", c.Limits.Envelope, 1<<10, 64<<20)
-	p.between("limits.plaintext", c.Limits.Plaintext, 1<<10, 48<<20)
-	p.between("limits.exchanges", c.Limits.Exchanges, 1, 64<<10)
-	p.between("limits.exchanges_per_user", c.Limits.ExchangesPerUser, 1, 64<<10)
-	p.between("limits.calls", c.Limits.Calls, 1, 256)
-	if ttl := c.Limits.ExchangeTTL; ttl < registry.Duration(time.Second) || ttl > registry.Duration(time.Hour) {
-		p.add("limits.exchange_ttl", "%s: want 1s to 1h", ttl)
-	}
+	p.limits(c.Limits)
 	p.roles(c)
 	tokens := map[[3]string]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Backends)) {
@@ -106,9 +99,7 @@ func (c *config) validate() error {
 		}
 		tokens[token] = name
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Partners)) {
-		p.partner("partners."+name, name, c.Partners[name])
-	}
+	p.partners(c)
 	owner := map[keyUse]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Keys)) {
 		p.key("keys."+name, name, c.Keys[name], c)
@@ -253,6 +244,26 @@ func (k keyConfig) material() boundary.Material {
 func (k keyConfig) policy() registry.Policy {
 	return registry.Policy{Rotate: k.Rotate, ValidFor: *k.ValidFor, DrainFor: *k.DrainFor,
 		SettleFor: k.SettleFor, Canary: k.Canary, MinBoundary: k.MinBoundary, First: k.First}
+}
+
+func (p *problems) limits(l limitsConfig) {
+	p.between("limits.envelope", l.Envelope, 1<<10, 64<<20)
+	p.between("limits.plaintext", l.Plaintext, 1<<10, 48<<20)
+	p.between("limits.exchanges", l.Exchanges, 1, 64<<10)
+	p.between("limits.exchanges_per_user", l.ExchangesPerUser, 1, 64<<10)
+	p.between("limits.calls", l.Calls, 1, 256)
+	if ttl := l.ExchangeTTL; ttl < registry.Duration(time.Second) || ttl > registry.Duration(time.Hour) {
+		p.add("limits.exchange_ttl", "%s: want 1s to 1h", ttl)
+	}
+}
+
+func (p *problems) partners(c *config) {
+	for _, name := range slices.Sorted(maps.Keys(c.Partners)) {
+		p.partner("partners."+name, name, c.Partners[name])
+		if ttl := c.Limits.ExchangeTTL; c.Partners[name].Timeout > ttl {
+			p.add("partners."+name+".timeout", "longer than limits.exchange_ttl, %s: a reply could come when its exchange is over", ttl)
+		}
+	}
 }
 
 // carried is how large what is carried to a partner and back may be: the largest
