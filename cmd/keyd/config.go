@@ -193,21 +193,6 @@ type auditConfig struct {
 	Decrypts string `yaml:"decrypts"`
 }
 
-type limitsConfig struct {
-	// Envelope is the largest envelope opened, in bytes.
-	Envelope int `yaml:"envelope"`
-	// Plaintext is the largest plaintext sealed, in bytes.
-	Plaintext int `yaml:"plaintext"`
-	// ExchangeTTL is how long an exchange waits for its reply.
-	ExchangeTTL registry.Duration `yaml:"exchange_ttl"`
-	// Exchanges is how many may wait at a time with each partner,
-	// ExchangesPerUser those of one user.
-	Exchanges        int `yaml:"exchanges"`
-	ExchangesPerUser int `yaml:"exchanges_per_user"`
-	// Calls is how many calls are under way with each partner at a time.
-	Calls int `yaml:"calls"`
-}
-
 type logConfig struct {
 	// Level: debug, info, warn or error.
 	Level string `yaml:"level"`

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"keyd/internal/api"
 	"keyd/internal/boundary"
 	"keyd/internal/registry"
 	"keyd/internal/rotation"
@@ -246,17 +245,6 @@ func (k keyConfig) policy() registry.Policy {
 		SettleFor: k.SettleFor, Canary: k.Canary, MinBoundary: k.MinBoundary, First: k.First}
 }
 
-func (p *problems) limits(l limitsConfig) {
-	p.between("limits.envelope", l.Envelope, 1<<10, 64<<20)
-	p.between("limits.plaintext", l.Plaintext, 1<<10, 48<<20)
-	p.between("limits.exchanges", l.Exchanges, 1, 64<<10)
-	p.between("limits.exchanges_per_user", l.ExchangesPerUser, 1, 64<<10)
-	p.between("limits.calls", l.Calls, 1, 256)
-	if ttl := l.ExchangeTTL; ttl < registry.Duration(time.Second) || ttl > registry.Duration(time.Hour) {
-		p.add("limits.exchange_ttl", "%s: want 1s to 1h", ttl)
-	}
-}
-
 func (p *problems) partners(c *config) {
 	for _, name := range slices.Sorted(maps.Keys(c.Partners)) {
 		p.partner("partners."+name, name, c.Partners[name])
@@ -264,14 +252,6 @@ func (p *problems) partners(c *config) {
 			p.add("partners."+name+".timeout", "longer than limits.exchange_ttl, %s: a reply could come when its exchange is over", ttl)
 		}
 	}
-}
-
-// carried is how large what is carried to a partner and back may be: the largest
-// envelope, and the largest plaintext once it is sealed.
-func (l limitsConfig) carried() int { return max(l.Envelope, 2*l.Plaintext+64<<10) }
-
-func (l limitsConfig) exchanges() api.ExchangeLimits {
-	return api.ExchangeLimits{TTL: time.Duration(l.ExchangeTTL), PerPartner: l.Exchanges, PerUser: l.ExchangesPerUser}
 }
 
 func isLoopbackHost(host string) bool {
