@@ -6,11 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +17,6 @@ import (
 
 	"keyd/internal/bench"
 	"keyd/internal/boundary"
-	"keyd/internal/rotation"
 )
 
 func benchCommand() command {
@@ -36,6 +33,7 @@ but takes its part of the token. The first line says how long it will take.`}
 // benchOptions are the flags of bench.
 type benchOptions struct {
 	config, keys, sessions string
+	enc                    string
 	each                   time.Duration
 	bytes, callersEach     int
 	json, apart            bool
@@ -48,6 +46,7 @@ func benchSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 	fs.StringVar(&o.sessions, "sessions", "1,2,4,8", "how many `SESSIONS` at once, bare and through keyd")
 	fs.IntVar(&o.callersEach, "callers", 1, "how many `CALLERS` keyd has for each session: with more than one, a session has the next one's envelope while the last one's answer is on its way")
 	fs.DurationVar(&o.each, "for", 2*time.Second, "`DURATION` of each side of each measurement")
+	fs.StringVar(&o.enc, "enc", boundary.A256GCM, "`ENC` of the content: A128GCM, A256GCM, A128CBC-HS256 or A256CBC-HS512; with CBC a token that opens at sealed shows what it does at unwrap")
 	fs.IntVar(&o.bytes, "bytes", 1024, "size of the plaintext in `BYTES`")
 	fs.BoolVar(&o.apart, "apart", false, "give the module's process one processor and everything else the others, as if a software token had its own")
 	fs.BoolVar(&o.json, "json", false, "print JSON")
@@ -95,6 +94,9 @@ func (o benchOptions) plan(args []string) (*benchPlan, error) {
 		}
 		p.callers, wrong = append(p.callers, n), append(wrong, err)
 	}
+	if _, known := boundary.ContentOf(o.enc); !known {
+		wrong = append(wrong, fmt.Errorf("--enc %q: want A128GCM, A256GCM, A128CBC-HS256 or A256CBC-HS512", o.enc))
+	}
 	if most := mostSessions / max(slices.Max(p.callers), 1); o.callersEach < 1 || o.callersEach > max(most, 1) {
 		wrong = append(wrong, fmt.Errorf("--callers %d: want 1 to %d for so many sessions", o.callersEach, max(most, 1)))
 	}
@@ -111,7 +113,7 @@ func (o benchOptions) plan(args []string) (*benchPlan, error) {
 		return nil, err
 	}
 	var err error
-	p.backend, p.cfg, err = benchConfig(o.config, args)
+	p.backend, p.cfg, err = benchConfig(o.config, o.enc, args)
 	return p, err
 }
 
@@ -149,7 +151,7 @@ func (p *benchPlan) run(ctx context.Context, t terminal) (err error) {
 		return startError(err)
 	}
 	defer func() { err = errors.Join(err, rig.close(t.err)) }()
-	report := benchReport{Backend: p.backend, Device: rig.device, Payload: p.bytes, Apart: p.apart, Callers: p.callersEach, Runs: []bench.Run{}}
+	report := benchReport{Backend: p.backend, Device: rig.device, Payload: p.bytes, Enc: p.enc, Apart: p.apart, Callers: p.callersEach, Runs: []bench.Run{}}
 	for _, m := range p.materials {
 		runs, err := rig.measure(ctx, t.err, m)
 		report.Runs = append(report.Runs, runs...)
@@ -174,6 +176,7 @@ type benchReport struct {
 	Backend string            `json:"backend"`
 	Device  map[string]string `json:"device"`
 	Payload int               `json:"payload_bytes"`
+	Enc     string            `json:"enc"`
 	Apart   bool              `json:"apart"`
 	Callers int               `json:"callers_per_session"`
 	Runs    []bench.Run       `json:"runs"`
@@ -181,7 +184,7 @@ type benchReport struct {
 
 func (r benchReport) print(w io.Writer) {
 	fmt.Fprintf(w, "token      %s (%s), serial %s, %s\n", r.Device["label"], r.Device["model"], r.Device["serial"], r.Device["library"])
-	fmt.Fprintf(w, "payload    %d bytes, A256GCM\n", r.Payload)
+	fmt.Fprintf(w, "payload    %d bytes, %s\n", r.Payload, r.Enc)
 	if r.Callers > 1 {
 		fmt.Fprintf(w, "callers    %d for each session of keyd's\n", r.Callers)
 	}
@@ -198,7 +201,7 @@ func (r benchReport) print(w io.Writer) {
 
 // benchConfig is the config of a daemon that has one backend of a config, and a
 // partner that is never called.
-func benchConfig(path string, args []string) (backend string, _ *config, err error) {
+func benchConfig(path, enc string, args []string) (backend string, _ *config, err error) {
 	theirs, err := readConfig(path)
 	if err != nil {
 		return "", nil, err
@@ -232,110 +235,6 @@ func benchConfig(path string, args []string) (backend string, _ *config, err err
 	}
 	cfg := &config{Instance: benchInstance, Backends: map[string]backendConfig{backend: b}, guards: theirs.StateDir,
 		Partners: map[string]partnerConfig{benchPartner: {Type: "jwe", URL: "http://127.0.0.1:1", Algs: []string{boundary.RSAOAEP256, boundary.ECDHES},
-			Encs: []string{boundary.A256GCM}, OurKey: "by-hand", Key: keySourceConfig{URL: "http://127.0.0.1:1/"}}}}
+			Encs: []string{enc}, OurKey: "by-hand", Key: keySourceConfig{URL: "http://127.0.0.1:1/"}}}}
 	return backend, cfg, nil
-}
-
-// benchRig is a daemon for this alone, with callers.
-type benchRig struct {
-	*keyd
-	plan    *benchPlan
-	token   benchToken
-	callers *benchCallers
-	device  map[string]string
-	library int // the process that the module is in
-	served  chan error
-	handles []string // of keys that stand in the token
-}
-
-// benchToken is a backend that can be measured.
-type benchToken interface {
-	rotation.Backend
-	Bare(ctx context.Context, handle string, env *boundary.Envelope, sessions int, d time.Duration) ([]time.Duration, error)
-}
-
-// open makes a daemon in a folder and starts it.
-func (p *benchPlan) open(ctx context.Context, dir string) (_ *benchRig, err error) {
-	me := strconv.Itoa(os.Getuid())
-	p.cfg.StateDir = filepath.Join(dir, "state")
-	p.cfg.Listen = listenConfig{Metrics: "off", Client: socketConfig{Path: filepath.Join(dir, "keyd.sock"), Mode: "0600"},
-		Admin: socketConfig{Path: filepath.Join(dir, "admin.sock"), Mode: "0600"}}
-	p.cfg.Roles.Clients = []clientConfig{{Partner: benchPartner, whoConfig: whoConfig{Users: []string{me}}}}
-	p.cfg.Limits.Envelope = 4 << 20
-	b := p.cfg.Backends[p.backend]
-	b.Sessions = slices.Max(p.callers)
-	p.cfg.Backends[p.backend] = b
-	p.cfg.setDefaults()
-	if err := errors.Join(p.cfg.validate(), os.Mkdir(p.cfg.StateDir, 0o700)); err != nil {
-		return nil, fmt.Errorf("setting up: %w", err)
-	}
-	d, err := wire(ctx, p.cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
-	}
-	r := &benchRig{keyd: d, plan: p, served: make(chan error, 1)}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, d.close())
-		}
-	}()
-	r.token = d.backends[p.backend].(benchToken) // every PKCS#11 token is one
-	health := r.token.Health(ctx)
-	if health.Err != "" || health.Process == nil {
-		return nil, fmt.Errorf("the token is not usable: %s", health.Err)
-	}
-	r.device, r.library = health.Device, health.Process.PID
-	if err := r.leftovers(ctx); err != nil {
-		return nil, err
-	}
-	if r.callers, err = startCallers(p.cfg.Listen.Client.Path); err != nil {
-		return nil, err
-	}
-	if p.apart {
-		err = apart(r.library, os.Getpid(), r.callers.process.Process.Pid)
-	}
-	if err == nil {
-		err = d.server.Listen()
-	}
-	if err != nil {
-		return nil, errors.Join(err, r.callers.close())
-	}
-	go func() { r.served <- d.server.Serve() }()
-	return r, nil
-}
-
-// leftovers refuses to begin where a bench that was killed left its keys, so
-// that nobody destroys what is another bench's.
-func (r *benchRig) leftovers(ctx context.Context) error {
-	all, err := r.token.List(ctx)
-	if err != nil {
-		return fmt.Errorf("looking for keys of an earlier bench: %w", err)
-	}
-	var left []string
-	for _, f := range all {
-		if f.Managed {
-			left = append(left, f.Label)
-		}
-	}
-	if len(left) > 0 {
-		return hint(fmt.Errorf("the token has keys of another bench: %s", strings.Join(left, ", ")),
-			"if none is running, one was killed: destroy them with your vendor's tool, such as pkcs11-tool --delete-object --type privkey --label LABEL (and --type pubkey)")
-	}
-	return nil
-}
-
-// close destroys every key that was made and stops everything.
-func (r *benchRig) close(w io.Writer) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	errs := []error{r.callers.close(), r.server.Shutdown(ctx), <-r.served}
-	for _, handle := range r.handles {
-		if gone, err := r.token.Destroy(ctx, handle); err != nil || !gone {
-			errs = append(errs, fmt.Errorf("the key %s could not be destroyed and is still in the token: %w", handle, err))
-		}
-	}
-	if len(r.handles) > 0 && errors.Join(errs...) == nil {
-		fmt.Fprintf(w, "destroyed the %d keys that were made\n", len(r.handles))
-	}
-	return errors.Join(append(errs, r.keyd.close())...)
 }

@@ -29,11 +29,11 @@ func (r *benchRig) measure(ctx context.Context, w io.Writer, m boundary.Material
 		fmt.Fprintln(w)
 		return nil, err
 	}
-	envelope, err := jwe.Seal(public, jwe.SealHeader{Alg: jwe.SealAlg(m.Algorithm), Enc: boundary.A256GCM, KID: v.KID}, make([]byte, r.plan.bytes))
+	envelope, err := jwe.Seal(public, jwe.SealHeader{Alg: jwe.SealAlg(m.Algorithm), Enc: r.plan.enc, KID: v.KID}, make([]byte, r.plan.bytes))
 	if err != nil {
 		return nil, err
 	}
-	message, err := jwe.Parse([]byte(envelope), jwe.Policy{Algs: []string{m.Algorithm}, Encs: []string{boundary.A256GCM}, MaxSize: len(envelope)})
+	message, err := jwe.Parse([]byte(envelope), jwe.Policy{Algs: []string{m.Algorithm}, Encs: []string{r.plan.enc}, MaxSize: len(envelope)})
 	if err != nil {
 		return nil, err
 	}
