@@ -133,6 +133,22 @@ func verdictOn(c pkcs11.Error) verdict {
 	return verdict{boundary.ErrUnavailable, look}
 }
 
+// Answer says in a few words what keyd does when a module gives a return code.
+// That one stands for a bad envelope is learned for each token beforehand.
+func Answer(code uint) string {
+	v := verdictOn(pkcs11.Error(code))
+	if v.remedy != none {
+		return map[remedy]string{
+			anotherSession: "takes another session", logIn: "logs in again, once", findAgain: "looks for the key again",
+			look: "asks whether the token is well", reinitialise: "starts the module anew",
+		}[v.remedy]
+	}
+	return map[error]string{
+		boundary.ErrUnsupported: "does without", boundary.ErrBusy: "has callers wait", boundary.ErrUnavailable: "repairs nothing: it is of the data",
+		ErrPINRefused: "does not show the PIN again", ErrPINLocked: "does not show the PIN again",
+	}[v.is]
+}
+
 // remedyFor is what may help against an error; none if it is not the module's.
 func remedyFor(err error) remedy {
 	if c, ok := errors.AsType[pkcs11.Error](err); ok {

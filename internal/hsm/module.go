@@ -108,29 +108,34 @@ func (m *module) release() error {
 	return nil
 }
 
-// dlopen loads a library. The binding loses the loader's message, so what is
-// wrong is looked for afterwards.
+// dlopen loads a library.
 func dlopen(path string) (*pkcs11.Ctx, error) {
 	if ctx := pkcs11.New(path); ctx != nil {
 		return ctx, nil
 	}
+	return nil, Unloadable(path)
+}
+
+// Unloadable says why a library was not loaded. The binding loses the loader's
+// message, so what is wrong is looked for afterwards.
+func Unloadable(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = f.Close() }() // it was only read
 	file, err := elf.NewFile(f)
 	if err != nil {
-		return nil, fmt.Errorf("not a shared library: %w", err)
+		return fmt.Errorf("not a shared library: %w", err)
 	}
 	symbols, err := file.DynamicSymbols()
 	if err != nil {
-		return nil, fmt.Errorf("not a shared library: %w", err)
+		return fmt.Errorf("not a shared library: %w", err)
 	}
 	for _, s := range symbols {
 		if s.Name == "C_GetFunctionList" && s.Section != elf.SHN_UNDEF {
-			return nil, fmt.Errorf("the system does not load it: another architecture (%s) or a library that it needs is missing (see ldd %s)", file.Machine, path)
+			return fmt.Errorf("the system does not load it: another architecture (%s) or a library that it needs is missing (see ldd %s)", file.Machine, path)
 		}
 	}
-	return nil, errors.New("a shared library, but not a PKCS #11 module: it has no C_GetFunctionList")
+	return errors.New("a shared library, but not a PKCS #11 module: it has no C_GetFunctionList")
 }

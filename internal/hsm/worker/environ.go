@@ -23,12 +23,12 @@ var passing = []string{
 	"KMS_PKCS11_CONFIG",     // Google Cloud KMS
 }
 
-// environment is what a worker gets of all that the daemon has. A crash of the
+// Environment is what a worker gets of all that the daemon has. A crash of the
 // module must not print what is in the registers, so Go's traces are off there.
 // Nor must a signal write them to memory in the middle of a copy, so Go's
 // scheduler sends none: nothing there runs for long but C. And stacks are not
 // moved to smaller ones, which leaves the old ones as they were.
-func environment(all, more []string) []string {
+func Environment(all, more []string) []string {
 	env := []string{"GOTRACEBACK=none", "GODEBUG=asyncpreemptoff=1,gcshrinkstackoff=1"}
 	for _, v := range all {
 		name, _, _ := strings.Cut(v, "=")

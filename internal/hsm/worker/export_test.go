@@ -13,9 +13,6 @@ import (
 	"keyd/internal/boundary"
 )
 
-// Environment exposes environment.
-func Environment(all, more []string) []string { return environment(all, more) }
-
 // Passing exposes passing.
 var Passing = passing
 

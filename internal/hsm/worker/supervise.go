@@ -73,7 +73,7 @@ func mostWaiting(sessions int) int { return 64 + 32*sessions }
 // launch starts a worker and has it open the token.
 func (t *Token) launch(ctx context.Context) (_ *worker, err error) {
 	w := &worker{broken: make(chan error, 1)}
-	if w.process, err = spawn(t.cfg.Command, environment(os.Environ(), t.cfg.Env), linesFor(t.cfg.Sessions), t.log); err != nil {
+	if w.process, err = spawn(t.cfg.Command, Environment(os.Environ(), t.cfg.Env), linesFor(t.cfg.Sessions), t.log); err != nil {
 		return w, fmt.Errorf("%w: %w", boundary.ErrUnavailable, err)
 	}
 	w.peer = newPeer(w.conn, w.lines, mostWaiting(t.cfg.Sessions))
