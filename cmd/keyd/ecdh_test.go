@@ -3,9 +3,7 @@ package main
 import (
 	"errors"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -13,6 +11,7 @@ import (
 	"time"
 
 	"keyd/client"
+	"keyd/internal/hsm/faultytest"
 )
 
 // agreeing changes the demo's config to a partner that seals to a key on a
@@ -55,17 +54,8 @@ const softHSMModule = "/usr/lib/softhsm/libsofthsm2.so"
 // stand before SoftHSM. env is what it wants in the backend's env.
 func faultyModule(t *testing.T) (module, env string, fail func(lines string)) {
 	t.Helper()
-	headers := strings.TrimSpace(execute(t, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/miekg/pkcs11"))
-	dir := t.TempDir()
-	module, control := filepath.Join(dir, "faulty.so"), filepath.Join(dir, "control")
-	execute(t, "cc", "-shared", "-fPIC", "-I", headers, "-o", module, "../../internal/hsm/testdata/faulty.c", "-ldl")
-	fail = func(lines string) {
-		if err := errors.Join(os.WriteFile(control+".new", []byte(lines+"\n"), 0o600), os.Rename(control+".new", control)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fail("")
-	return module, "KEYD_FAULTY_MODULE: " + softHSMModule + ", KEYD_FAULTY_CONTROL: " + control, fail
+	f := faultytest.New(t, softHSMModule)
+	return f.Path, strings.ReplaceAll(strings.Join(f.Env, ", "), "=", ": "), func(lines string) { f.Fail(lines) }
 }
 
 // another has the daemon start another worker.

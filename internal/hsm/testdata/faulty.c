@@ -1,5 +1,5 @@
 // A PKCS #11 module that passes everything on to another one, and fails on
-// demand. The tests build it with cc; see faulty_test.go.
+// demand. The tests build it with cc; see package faultytest.
 //
 // KEYD_FAULTY_MODULE names the module behind it, KEYD_FAULTY_CONTROL a file
 // that is read at every call, with one fault a line:
@@ -31,6 +31,11 @@
 //   exclusive               a private key is for one thing only
 //   sp800                   has CKD_SHA256_KDF_SP800 (of PKCS #11 v3.0), made of what
 //                           the module behind has
+//   loose                   keys that are made can be taken out, whatever they are to be
+//   leak 4096               a C_Decrypt that fails loses that many bytes
+//   wrong                   what comes out of C_Decrypt is not right
+//   stall 1000              a key takes that many milliseconds more to be made, and
+//                           C_Decrypt waits for it
 //
 // Every call is noted in that file's name with ".log" added.
 #include <dlfcn.h>
@@ -156,7 +161,41 @@ PASS(C_DestroyObject, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (s, o))
 static int sessions; // open ones
 static CK_SESSION_HANDLE broken[256]; // sessions that "fragile" broke
 
-PASS(C_CreateObject, (CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG n, CK_OBJECT_HANDLE_PTR o), (s, t, n, o))
+// loosen returns a template that lets the key out, if it is to be so.
+static CK_ATTRIBUTE_PTR loosen(CK_ATTRIBUTE_PTR t, CK_ULONG n, CK_ATTRIBUTE room[64])
+{
+	static CK_BBOOL yes = 1, no = 0;
+	char rest[256];
+	if (n > 64 || !line("loose", 0, rest, sizeof rest))
+		return t;
+	memcpy(room, t, n * sizeof *t);
+	for (CK_ULONG i = 0; i < n; i++)
+		if (t[i].type == CKA_SENSITIVE)
+			room[i].pValue = &no;
+		else if (t[i].type == CKA_EXTRACTABLE)
+			room[i].pValue = &yes;
+	return room;
+}
+
+static CK_RV my_C_CreateObject(CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG n, CK_OBJECT_HANDLE_PTR o)
+{
+	CK_RV rv;
+	CK_ATTRIBUTE room[64];
+	return before("C_CreateObject", &rv) ? rv : after("C_CreateObject", real->C_CreateObject(s, loosen(t, n, room), n, o));
+}
+
+static pthread_mutex_t stalling = PTHREAD_MUTEX_INITIALIZER;
+
+// stall holds decrypts up for as long as it is not given a lock back.
+static unsigned long stall(void)
+{
+	char rest[256];
+	if (!line("stall", 0, rest, sizeof rest))
+		return 0;
+	pthread_mutex_lock(&stalling);
+	return strtoul(rest, NULL, 10);
+}
+
 PASS(C_DigestKey, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (s, o))
 PASS(C_DigestFinal, (CK_SESSION_HANDLE s, CK_BYTE_PTR p, CK_ULONG_PTR n), (s, p, n))
 PASS(C_Sign, (CK_SESSION_HANDLE s, CK_BYTE_PTR d, CK_ULONG n, CK_BYTE_PTR p, CK_ULONG_PTR m), (s, d, n, p, m))
@@ -185,7 +224,8 @@ static CK_RV my_C_UnwrapKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_H
 	CK_RV rv;
 	if (before("C_UnwrapKey", &rv))
 		return rv;
-	return lacks(m) ? CKR_MECHANISM_INVALID : after("C_UnwrapKey", real->C_UnwrapKey(s, m, k, w, n, t, nt, o));
+	CK_ATTRIBUTE room[64];
+	return lacks(m) ? CKR_MECHANISM_INVALID : after("C_UnwrapKey", real->C_UnwrapKey(s, m, k, w, n, loosen(t, nt, room), nt, o));
 }
 
 // sp800 is what PKCS #11 v3.0 §2.3.17 says of CKD_SHA256_KDF_SP800, for one round:
@@ -233,7 +273,8 @@ static CK_RV my_C_DeriveKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_H
 		return CKR_MECHANISM_PARAM_INVALID;
 	if (p && p->kdf == 0x10 && line("sp800", 0, rest, sizeof rest))
 		return after("C_DeriveKey", sp800(s, m, k, t, nt, o));
-	return after("C_DeriveKey", real->C_DeriveKey(s, m, k, t, nt, o));
+	CK_ATTRIBUTE room[64];
+	return after("C_DeriveKey", real->C_DeriveKey(s, m, k, loosen(t, nt, room), nt, o));
 }
 
 static CK_RV my_C_DecryptInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE o)
@@ -254,9 +295,20 @@ static CK_RV my_C_Decrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR c, CK_ULONG n, CK_BYT
 	CK_RV rv;
 	if (before("C_Decrypt", &rv))
 		return rv;
+	char rest[256];
+	if (stall())
+		pthread_mutex_unlock(&stalling);
 	rv = real->C_Decrypt(s, c, n, p, m);
-	if (rv != CKR_OK)
+	if (rv != CKR_OK) {
 		broken[s % 256] = s;
+		if (line("leak", 0, rest, sizeof rest)) {
+			size_t size = strtoul(rest, NULL, 10);
+			void *volatile lost = malloc(size);
+			if (lost)
+				memset(lost, 1, size);
+		}
+	} else if (p && *m > 0 && line("wrong", 0, rest, sizeof rest))
+		p[*m - 1] ^= 1;
 	return after("C_Decrypt", rv);
 }
 
@@ -405,7 +457,13 @@ static CK_RV my_C_GenerateKeyPair(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_AT
 		if (uses > 1)
 			return CKR_TEMPLATE_INCONSISTENT;
 	}
-	return after("C_GenerateKeyPair", real->C_GenerateKeyPair(s, m, pub, npub, priv, npriv, a, b));
+	CK_ATTRIBUTE room[64];
+	unsigned long held = stall();
+	usleep(held * 1000);
+	rv = real->C_GenerateKeyPair(s, m, pub, npub, loosen(priv, npriv, room), npriv, a, b);
+	if (held)
+		pthread_mutex_unlock(&stalling);
+	return after("C_GenerateKeyPair", rv);
 }
 
 CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR list)
