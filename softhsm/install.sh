@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the software tokens that the tests and the demo use: SoftHSM, NSS
-# softoken, p11-kit to have a token in another process, and pkcs11-tool as an
-# outside check. Does nothing when all is there.
+# softoken, p11-kit to have a token in another process, and pkcs11-tool and
+# certutil as outside tools. Does nothing when all is there.
 set -euo pipefail
 
 # One at a time: make may start several. The lock is on this file itself, so
@@ -15,8 +15,8 @@ missing() {
 	compgen -G '/usr/lib/*/libsoftokn3.so' >/dev/null || echo libnss3
 	command -v p11-kit >/dev/null || echo p11-kit
 	compgen -G '/usr/lib/*/pkcs11/p11-kit-client.so' >/dev/null || echo p11-kit-modules
-	[ "${1:-}" = all ] || return 0
 	command -v certutil >/dev/null || echo libnss3-tools
+	[ "${1:-}" = all ] || return 0
 	command -v pkcsslotd >/dev/null && compgen -G '/usr/lib/*/pkcs11/libopencryptoki.so' >/dev/null || echo opencryptoki
 	command -v swtpm >/dev/null || echo swtpm
 	command -v tpm2-abrmd >/dev/null || echo tpm2-abrmd
