@@ -6,7 +6,7 @@ VULN    := $(TOOLS)/govulncheck-1.9.0
 DESTDIR ?=
 PREFIX  ?= /usr
 
-.PHONY: help build demo test race lint fuzz bench bench-kms bench-versions timing soak vuln softhsm tokens-install test-tokens outside install clean
+.PHONY: help build demo test race lint fuzz bench bench-kms bench-versions timing soak vuln softhsm tokens-install test-tokens tokens outside install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,11 @@ softhsm: ## installs SoftHSM, NSS softoken, p11-kit and opensc if they are missi
 tokens-install: ## installs openCryptoki and tpm2-pkcs11 on a software TPM too
 	@./softhsm/install.sh all
 
-test-tokens: tokens-install ## the backend's contract on those two, as root
-	$(GO) test -count=1 -tags tokens -timeout 15m -run 'OpenCryptoki|TPM' ./internal/hsm ./softhsm/...
+test-tokens: tokens-install ## the backend's contract on those two, and what docs/tokens.md says of them, as root
+	$(GO) test -count=1 -tags tokens -timeout 15m -p 1 -run 'OpenCryptoki|TPM' ./internal/hsm ./internal/hsm/conformance ./softhsm/...
+
+tokens: tokens-install ## docs/tokens.md: five tokens tried anew (about 6 minutes, as root)
+	$(GO) test -count=1 -tags tokens -timeout 30m -run TestTokensPage ./internal/hsm/conformance -update
 
 outside: ## installs the outside JOSE implementation the tests check against (npm jose)
 	@./interop/install.sh

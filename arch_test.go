@@ -22,6 +22,7 @@ var ours = map[string][]string{
 	"keyd/internal/partner/partnersim":   nil,
 	"keyd/internal/hsm":                  {"keyd/internal/boundary"},
 	"keyd/internal/hsm/worker":           {"keyd/internal/hsm", "keyd/internal/boundary"},
+	"keyd/internal/hsm/conformance":      {"keyd/internal/hsm", "keyd/internal/boundary"},
 	"keyd/internal/jwe":                  {"keyd/internal/boundary"},
 	"keyd/internal/rotation":             {"keyd/internal/registry", "keyd/internal/audit", "keyd/internal/boundary"},
 	"keyd/internal/rotation/backendtest": {"keyd/internal/rotation", "keyd/internal/boundary"},
@@ -47,7 +48,7 @@ var ours = map[string][]string{
 // matters: swapping the module then touches one folder.
 var theirs = map[string][]string{
 	"go.etcd.io/bbolt":                    {"keyd/internal/registry"},
-	"github.com/miekg/pkcs11":             {"keyd/internal/hsm", "keyd/internal/hsm/baretoken"},
+	"github.com/miekg/pkcs11":             {"keyd/internal/hsm", "keyd/internal/hsm/baretoken", "keyd/internal/hsm/conformance"},
 	"github.com/aws/":                     {"keyd/internal/kms"},
 	"github.com/go-jose/go-jose":          {"keyd/internal/jwe", "keyd/internal/partner", "keyd/internal/partner/partnersim"},
 	"github.com/robfig/cron":              {"keyd/internal/rotation"},
