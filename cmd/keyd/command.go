@@ -45,7 +45,7 @@ func commands() []command {
 		[]command{serveCommand(), checkCommand()},
 		[]command{statusCommand(), doctorCommand()},
 		keyCommands(), partnerCommands(), backendCommands(), cryptCommands(), auditCommands(),
-		[]command{benchCommand(), backupCommand(), versionCommand(), workerCommand(), callersCommand()},
+		[]command{conformanceCommand(), benchCommand(), backupCommand(), versionCommand(), workerCommand(), callersCommand(), conformanceProcessCommand()},
 	)
 }
 
