@@ -46,10 +46,11 @@ func (s *Server) call(x *visit) error {
 		return err
 	}
 	defer c.wipe()
-	if err := s.turns.take(p.Name); err != nil {
+	giveBack, err := s.turns.take(p.Name)
+	if err != nil {
 		return err
 	}
-	defer s.turns.giveBack(p.Name)
+	defer giveBack()
 	ctx := withAuthorization(x.r.Context(), c.request.Authorization)
 	e := audit.Entry{Op: uuid.NewString(), Phase: audit.PhaseIntent, Action: x.route.action, Actor: x.actor, Partner: p.Name,
 		Detail: map[string]string{"request": x.id, "method": printable(c.request.Method), "path": printable(c.request.Path)}}
@@ -57,6 +58,7 @@ func (s *Server) call(x *visit) error {
 		return fmt.Errorf("%w: %w", ErrAudit, err)
 	}
 	out, failure := s.carryOut(ctx, x.actor, p, c)
+	giveBack() // before the answer, after which the caller may make the next
 	defer out.wipe()
 	s.cfg.Meters.called(p.Name, out.Content, failure)
 	if err := s.recordCall(ctx, e, out, failure); err != nil {

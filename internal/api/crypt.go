@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"keyd/client"
 )
 
 // exchangeHeader names the exchange that a sealed request began.
@@ -62,17 +64,11 @@ func (s *Server) encrypt(x *visit) error {
 	if err != nil {
 		return err
 	}
-	var l *sealer
-	w, err := x.readSealing(s, p)
-	if err == nil {
-		ctx := withAuthorization(x.r.Context(), x.r.Header.Get("Authorization"))
-		l, err = s.seal(ctx, x.actor, p, w)
-	}
+	sealed, err := s.sealOne(x, p)
 	s.cfg.Meters.sealed(p.Name, err)
 	if err != nil {
 		return err
 	}
-	sealed := l.out
 	if strings.Contains(x.r.Header.Get("Accept"), "application/json") {
 		return x.json(sealed)
 	}
@@ -93,6 +89,28 @@ func (s *Server) encrypt(x *visit) error {
 	}
 	x.respond(http.StatusOK, "application/jose+json", []byte(sealed.JWE))
 	return nil
+}
+
+// sealOne seals what a caller asks to be sealed. Where the partner has to be asked
+// for its key, that is one of the calls that wait for it.
+func (s *Server) sealOne(x *visit, p *Partner) (*client.Sealed, error) {
+	w, err := x.readSealing(s, p)
+	if err != nil {
+		return nil, err
+	}
+	if _, unknown := s.cfg.Registry.PartnerKey(p.Name); unknown != nil || w.refetch {
+		giveBack, err := s.turns.take(p.Name)
+		if err != nil {
+			return nil, err
+		}
+		defer giveBack()
+	}
+	ctx := withAuthorization(x.r.Context(), x.r.Header.Get("Authorization"))
+	l, err := s.seal(ctx, x.actor, p, w)
+	if err != nil {
+		return nil, err
+	}
+	return l.out, nil
 }
 
 // partner finds the partner that a path names.

@@ -51,7 +51,7 @@ func (o *Opener) SetRemote(partner string, r Remote) { o.partners[partner].Remot
 func TakeTurns(each int, partners []string) (taken int) {
 	t := newTurns(each)
 	for _, p := range partners {
-		for t.take(p) == nil {
+		for _, err := t.take(p); err == nil; _, err = t.take(p) {
 			taken++
 		}
 	}
