@@ -51,7 +51,6 @@ func benchSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 	fs.BoolVar(&o.apart, "apart", false, "give the module's process one processor and everything else the others, as if a software token had its own")
 	fs.BoolVar(&o.json, "json", false, "print JSON")
 	return func(ctx context.Context, t terminal, args []string) error {
-		slacken() // as serve does
 		plan, err := o.plan(args)
 		if err != nil {
 			return err

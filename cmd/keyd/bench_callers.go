@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -142,10 +141,7 @@ func startCallers(socket string) (*benchCallers, error) {
 		return nil, err
 	}
 	c.answers = json.NewDecoder(answers)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	err = errors.Join(setSlack(linuxSlack), c.process.Start(), setSlack(keydSlack)) // nobody's callers have keyd's
-	if err != nil {
+	if err := c.process.Start(); err != nil {
 		return nil, fmt.Errorf("starting the callers: %w", err)
 	}
 	return c, nil

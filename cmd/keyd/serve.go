@@ -31,7 +31,6 @@ func serveCommand() command {
 func serveSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) error {
 	path := configFlag(fs)
 	return func(ctx context.Context, t terminal, _ []string) error {
-		slacken()
 		cfg, err := loadConfig(*path)
 		if err != nil {
 			return &hintError{error: err, hint: "keyd check says the same without starting anything", code: exitConfig}
