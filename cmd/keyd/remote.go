@@ -70,6 +70,8 @@ func unsent(err error) error {
 		return marked{err, api.ErrCallNotAllowed}
 	case errors.Is(err, partner.ErrRequest):
 		return marked{err, api.ErrCallRequest}
+	case errors.Is(err, partner.ErrCredentials):
+		return marked{err, api.ErrCallCredentials}
 	}
 	return err
 }

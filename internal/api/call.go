@@ -170,7 +170,12 @@ func (s *Server) drop(ctx context.Context, actor audit.Actor, p *Partner, out *o
 
 // callFailure tells what a partner did wrong from what the caller did.
 func callFailure(ctx context.Context, err error) error {
-	if errors.Is(err, ErrCallNotAllowed) || errors.Is(err, ErrCallRequest) || ctx.Err() != nil {
+	for _, unsent := range []error{ErrCallNotAllowed, ErrCallRequest, ErrCallCredentials} {
+		if errors.Is(err, unsent) {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errUnanswered, err)

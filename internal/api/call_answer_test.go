@@ -100,6 +100,13 @@ func TestARepliesExchangeBeginsAndEndsWithTheCall(t *testing.T) {
 	if a := r.reply(got.Exchange.ID, got.Body).wants(t, 200, ""); string(a.body) != "later" {
 		t.Errorf("got %s", a.body)
 	}
+	// Nor has one that was never sent.
+	r, _ = newCallRig(t, func(api.Request, int) (*api.Response, error) {
+		return nil, fmt.Errorf("%w: no such file", api.ErrCallCredentials)
+	})
+	if a := r.call(pin).wants(t, 502, "partner_error"); !strings.Contains(a.problem(t).Hint, "was not sent") {
+		t.Errorf("got %s", a.body)
+	}
 	// No answer, no exchange.
 	r, _ = newCallRig(t, func(api.Request, int) (*api.Response, error) { return nil, errors.New("connection reset") })
 	r.call(pin).wants(t, 502, "partner_error")

@@ -104,13 +104,16 @@ type Remote interface {
 	// for it: nil, ErrCallNotAllowed or ErrCallRequest.
 	Allows(method, path string) error
 	// Do sends a request, if the config allows it. An error is that it was not
-	// sent (ErrCallNotAllowed, ErrCallRequest) or not answered.
+	// sent (ErrCallNotAllowed, ErrCallRequest, ErrCallCredentials) or not answered.
 	Do(ctx context.Context, r Request) (*Response, error)
 }
 
 var (
 	// ErrCallNotAllowed: the config does not allow the call. Nothing was sent.
 	ErrCallNotAllowed = errors.New("the call is not allowed by the config")
+	// ErrCallCredentials: keyd's own credentials at the partner do not work, or
+	// cannot be read. Nothing was sent.
+	ErrCallCredentials = errors.New("keyd's own credentials for the partner do not work")
 	// ErrCallRequest: the request cannot be sent as it is. Nothing was sent.
 	ErrCallRequest = errors.New("not a request that can be sent")
 )

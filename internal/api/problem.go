@@ -105,6 +105,7 @@ var kinds = []kind{
 	{err: ErrCallNotAllowed, status: 403, code: "call_not_allowed", title: "The call is not allowed by the config", hint: "allow of the partner in the config says which methods and paths, and forward which headers", detail: true},
 	{err: ErrCallRequest, status: 400, code: "bad_request", title: "The request cannot be understood", detail: true},
 	{err: rotation.ErrNotPinned, status: 409, code: "partner_key_not_pinned", title: "The partner's public key is not one that is pinned", hint: "nothing is sealed to it; ask the partner, by another way than its API, and add the fingerprint to pin in the config if it is right", detail: true},
+	{err: ErrCallCredentials, status: 502, code: "partner_error", title: "keyd's own credentials for the partner do not work", hint: "the request was not sent; see client_secret and secret_headers of the partner in the config, and what they name", detail: true},
 	{err: errUnanswered, status: 502, code: "partner_error", title: "The partner did not answer", hint: "if the request left, it may have had its effect: find out before it is sent again", detail: true},
 	{err: errPartner, status: 502, code: "partner_error", title: "Asking the partner did not work", hint: "keyd partners refresh tries it again", detail: true},
 
