@@ -48,8 +48,8 @@ func newCardRig(t testing.TB) (*rig, *cards) {
 func TestAFrameHoldsTheEnvelopeAndItsReplyOpensUnderTheSameKey(t *testing.T) {
 	r, c := newCardRig(t)
 	path := "/v1/partners/cards/encrypt?url=/sensitive/pin"
-	r.send(r.client, "POST", path, `{"pin":"1234"}`).wants(t, 400, "needs_token")
-	a := r.send(r.client, "POST", path, `{"pin":"1234"}`, "Authorization: Bearer user-1", "Accept: application/json").wants(t, 200, "")
+	r.send(r.client, "POST", path, `{"pin":"zq-1234"}`).wants(t, 400, "needs_token")
+	a := r.send(r.client, "POST", path, `{"pin":"zq-1234"}`, "Authorization: Bearer user-1", "Accept: application/json").wants(t, 200, "")
 	var s client.Sealed
 	check(t, json.Unmarshal(a.body, &s))
 	if want := `{"keyVersion":3,"encryptedPayload":"` + s.JWE + `"}`; s.Body != want || s.Exchange == nil || s.Exchange.Kind != "direct" || len(s.KeyID) != 64 {
@@ -65,7 +65,7 @@ func TestAFrameHoldsTheEnvelopeAndItsReplyOpensUnderTheSameKey(t *testing.T) {
 		t.Errorf("got %s", a.body)
 	}
 	// The key is kept, and the token is not needed again but to fetch it afresh.
-	a = r.send(r.client, "POST", path, `{"pin":"1234"}`).wants(t, 200, "")
+	a = r.send(r.client, "POST", path, `{"pin":"zq-1234"}`).wants(t, 200, "")
 	if a.header.Get("Content-Type") != "application/json" || !strings.HasPrefix(string(a.body), `{"keyVersion":3,`) || a.header.Get("Keyd-Exchange") == "" {
 		t.Errorf("got %v %s", a.header, a.body)
 	}
@@ -76,7 +76,7 @@ func TestAFrameHoldsTheEnvelopeAndItsReplyOpensUnderTheSameKey(t *testing.T) {
 		t.Errorf("the partner was asked with %s", got)
 	}
 	for _, said := range []string{r.logged.String(), fmt.Sprint(r.entries())} {
-		if strings.Contains(said, "user-1") || strings.Contains(said, "1234") {
+		if strings.Contains(said, "user-1") || strings.Contains(said, "zq-1234") {
 			t.Error("a token or a PIN is on record")
 		}
 	}

