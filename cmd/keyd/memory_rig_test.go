@@ -43,6 +43,7 @@ type memoryRig struct {
 	algs    []jwe.SealAlg
 	levels  map[string]boundary.Level // at which it opens, by enc
 	secrets map[string][]byte
+	leaks   bool // its library loses memory over each envelope
 }
 
 const moduleCanary = "KEYD_TEST_CANARY"
@@ -94,6 +95,7 @@ func (r *memoryRig) tokenPIN(t *testing.T) []byte {
 func (r *memoryRig) agreeing(t *testing.T) {
 	r.start(t, "", agreeing("P-256")...)
 	r.reaches(boundary.Unwrap, boundary.Unwrap)
+	r.leaks = true
 	r.generated(t)
 	r.secrets["pin"] = r.tokenPIN(t)
 }

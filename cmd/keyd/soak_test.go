@@ -42,9 +42,15 @@ func residentKiB(tb testing.TB, pid int) int {
 	return pages * os.Getpagesize() / 1024
 }
 
+// leakKiB is how far a library that leaks may grow until its process is replaced
+// (package worker), and a little more.
+const leakKiB = 300 << 10
+
 // TestSoakKeepsMemoryFlat opens good and bad envelopes for a long time, and
 // holds what both processes have at the end against what they had after a tenth
-// of it: within 10 %, which at a million is about a byte an envelope.
+// of it: within 10 %, which at a million is about a byte an envelope. SoftHSM
+// loses 240 bytes over each that takes an agreement; there its process is replaced
+// now and then, and nobody notices.
 func TestSoakKeepsMemoryFlat(t *testing.T) {
 	total := soakEnvelopes(t)
 	for _, name := range []string{"SoftHSM", "NSS", "SoftHSM-ECDH", "NSS-ECDH"} {
@@ -67,11 +73,16 @@ func soak(t *testing.T, r *memoryRig, total int64) {
 	bad := []string{tampered(kinds[1], 1), tampered(kinds[0], 3), tampered(kinds[2], 4)} // ECDH-ES has no part 1
 	worker := r.workers(t)[0]
 	var first [2]int
+	sized := func() [2]int {
+		var pids []int
+		waitFor(t, func() bool { pids = r.workers(t); return len(pids) == 1 })
+		return [2]int{residentKiB(t, r.process.Pid), residentKiB(t, pids[0])}
+	}
 	for tenth := range 10 {
 		began := time.Now()
 		r.send(t, total/10, kinds[:], http.StatusOK)
 		r.send(t, total/10, bad, http.StatusUnprocessableEntity)
-		now := [2]int{residentKiB(t, r.process.Pid), residentKiB(t, worker)}
+		now := sized()
 		t.Logf("%d %% of %d good and as many bad: daemon %d KiB, worker %d KiB; %.0f a second",
 			(tenth+1)*10, total, now[0], now[1], float64(total/10*2)/time.Since(began).Seconds())
 		if tenth == 0 {
@@ -81,12 +92,16 @@ func soak(t *testing.T, r *memoryRig, total int64) {
 			continue
 		}
 		for i, process := range []string{"daemon", "worker"} {
-			if now[i] > first[i]+first[i]/10 {
+			most := first[i] + first[i]/10
+			if process == "worker" && r.leaks {
+				most = first[i] + leakKiB
+			}
+			if now[i] > most {
 				t.Errorf("the %s grew from %d to %d KiB", process, first[i], now[i])
 			}
 		}
 	}
-	if pids := r.workers(t); len(pids) != 1 || pids[0] != worker {
+	if pids := r.workers(t); len(pids) != 1 || pids[0] != worker && !r.leaks {
 		t.Errorf("the worker was %d and is %v", worker, pids)
 	}
 }

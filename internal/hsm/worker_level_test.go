@@ -131,3 +131,27 @@ func TestDecryptsInAWorkerDoNotWaitForKeyGeneration(t *testing.T) {
 	f.heal()
 	must(t, <-made)
 }
+
+// A module that leaks does not take the machine with it: its process is replaced,
+// and what it was doing is finished first.
+func TestWorkerWhoseModuleLeaksIsReplaced(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	token := openInWorker(t, cfg)
+	g := generated(t, token)
+	first := workerPIDs(t)
+	stop := load(t, opener(t, token, g), 4, boundary.ErrUnavailable, boundary.ErrBusy)
+	f.fail("lose 4000000")
+	eventually(t, "the worker to be replaced", func() bool {
+		pids := workerPIDs(t)
+		return len(pids) == 1 && pids[0] != first[0]
+	})
+	f.heal()
+	t.Logf("serving again after %s", backWithin(t, token, g))
+	if stop() == 0 {
+		t.Error("nothing was opened")
+	}
+	if end := token.Health(t.Context()).Process.LastEnd; !strings.Contains(end, "grown too large, by ") {
+		t.Errorf("the last worker is said to have ended so: %q", end)
+	}
+}

@@ -21,6 +21,7 @@
 //   many 0x150              more than six attributes at once are refused with that code
 //   nosign                  a private key template with CKA_SIGN is refused
 //   fragile                 after a failed C_Decrypt the session is good for nothing
+//   lose 1000000            every C_Decrypt loses that many bytes
 //   sessions 3              that many sessions and no more
 //   noflags 0x8             token flags that are taken away
 //   serial 00               another serial number
@@ -293,11 +294,16 @@ static CK_RV my_C_DecryptInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT
 static CK_RV my_C_Decrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR c, CK_ULONG n, CK_BYTE_PTR p, CK_ULONG_PTR m)
 {
 	CK_RV rv;
+	char rest[256];
 	if (before("C_Decrypt", &rv))
 		return rv;
-	char rest[256];
 	if (stall())
 		pthread_mutex_unlock(&stalling);
+	if (line("lose", 0, rest, sizeof rest)) {
+		void *volatile lost = malloc(atol(rest));
+		if (lost)
+			memset(lost, 1, atol(rest));
+	}
 	rv = real->C_Decrypt(s, c, n, p, m);
 	if (rv != CKR_OK) {
 		broken[s % 256] = s;

@@ -128,7 +128,7 @@ func (d *decoder) opened() (*boundary.Opened, error) {
 var sentinels = []error{
 	boundary.ErrOpen, boundary.ErrNoKey, boundary.ErrAmbiguous, boundary.ErrBusy, boundary.ErrUnavailable, boundary.ErrUnsupported,
 	boundary.ErrBelowFloor,
-	hsm.ErrPINRefused, hsm.ErrPINLocked, context.Canceled, context.DeadlineExceeded,
+	hsm.ErrPINRefused, hsm.ErrPINLocked, context.Canceled, context.DeadlineExceeded, errGrown,
 }
 
 // remote is an error of the other process.

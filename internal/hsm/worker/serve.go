@@ -24,6 +24,7 @@ type server struct {
 	out    io.Writer // for the log, one JSON object a line
 	in     *reader
 	ended  chan error // why nobody listens any more
+	life   context.Context
 	asking sync.Mutex // one question for the PIN at a time
 
 	mu      sync.Mutex
@@ -48,7 +49,7 @@ func Serve(ctx context.Context, conns []Conn, open OpenFunc, out io.Writer) erro
 	defer s.link.close(errClosed)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	s.in, s.ended = newReader(conns[0]), make(chan error, 1)
+	s.in, s.ended, s.life = newReader(conns[0]), make(chan error, 1), ctx
 	go s.listen(ctx)
 	for _, conn := range conns[1:] {
 		line := newLink(conn)
@@ -196,6 +197,7 @@ func (s *server) start(ctx context.Context, d *decoder) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	go s.watchGrowth(s.life)
 	s.mu.Lock()
 	s.backend = backend
 	s.mu.Unlock()

@@ -146,6 +146,10 @@ func (t *Token) watch(w *worker) error {
 		case <-t.closing.Done():
 			return t.farewell(w)
 		case why := <-w.broken:
+			if errors.Is(why, errGrown) {
+				t.lost(w, why)
+				w.peer.retire()
+			}
 			return why
 		case <-w.peer.done:
 			return w.last()
