@@ -6,7 +6,7 @@ VULN    := $(TOOLS)/govulncheck-1.9.0
 DESTDIR ?=
 PREFIX  ?= /usr
 
-.PHONY: help build demo test race lint fuzz bench bench-kms bench-versions timing soak vuln softhsm tokens-install test-tokens tokens outside install clean
+.PHONY: help build demo test race lint fuzz bench bench-kms bench-versions bench-pipe timing soak vuln softhsm tokens-install test-tokens tokens outside install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ bench-kms: softhsm ## the bare KMS call against keyd's whole path, in turn, on t
 
 bench-versions: softhsm ## ten thousand versions against ten: the cost of an envelope, and of a start (KEYD_VERSIONS keeps the keys for next time)
 	$(GO) test -run '^$$' -bench '^BenchmarkVersions$$' -benchtime 1x -timeout 60m ./cmd/keyd
+
+bench-pipe: softhsm ## what it adds to an operation that the PKCS#11 module is in a process of its own
+	$(GO) test -run '^$$' -bench '^BenchmarkPipe$$' -benchtime 8x -timeout 20m ./internal/hsm
 
 timing: softhsm ## whether refusals take the same time: a million of each, and 5,000 through a token
 	$(GO) test -count=1 -v -run 'TakeTheSameTime|LeakIsFound' -timeout 60m ./internal/boundary -timing-samples $(or $(SAMPLES),1000000)

@@ -136,6 +136,10 @@ func TestMemoryHoldsNoSecretOnceTheAnswerIsSent(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var r memoryRig
 			token(&r, t)
+			// Before anything else can have taken the place of what was not wiped.
+			if residueOf(t, r.process.Pid, map[string][]byte{"pin": r.secrets["pin"]})["pin"] != 0 {
+				t.Error("the daemon has the PIN in memory after it has handed it over")
+			}
 			var all, others []sealed
 			for i := range 60 {
 				enc := []string{boundary.A256GCM, boundary.A256CBCHS512, boundary.A128CBCHS256}[i%3]

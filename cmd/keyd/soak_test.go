@@ -106,6 +106,27 @@ func soak(t *testing.T, r *memoryRig, total int64) {
 	}
 }
 
+// TestALibraryThatLeaksIsReplacedAndNobodyNotices: each envelope is answered.
+func TestALibraryThatLeaksIsReplacedAndNobodyNotices(t *testing.T) {
+	module, env, fail := faultyModule(t)
+	var r memoryRig
+	r.start(t, ", "+env, "module: "+softHSMModule, "module: "+module, "token_label: keyd\n", "token_label: keyd\n    session_wait: 60s\n")
+	r.reaches(boundary.Raw, boundary.Raw)
+	r.generated(t)
+	envelopes := []string{r.seal(t, 0, boundary.A256GCM, 1024).compact}
+	worker := r.workers(t)[0]
+	fail("lose 2000000")
+	replaced := func() bool { pids := r.workers(t); return len(pids) == 1 && pids[0] != worker }
+	for sent := 0; !replaced(); sent += 50 {
+		if sent >= 5000 {
+			t.Fatalf("after %d envelopes the library's process is still %d", sent, worker)
+		}
+		r.send(t, 50, envelopes, http.StatusOK)
+	}
+	fail("")
+	r.send(t, 50, envelopes, http.StatusOK)
+}
+
 // tampered changes one part of a compact serialization.
 func tampered(compact string, part int) string {
 	parts := strings.Split(compact, ".")
