@@ -93,23 +93,20 @@ func Run(ctx context.Context, cfg Config) (_ *Report, err error) {
 	cfg.Envelopes = cmp.Or(cfg.Envelopes, 2000)
 	cfg.Limit = cmp.Or(cfg.Limit, 2*time.Minute)
 	report := &Report{At: time.Now().UTC(), Module: cfg.Module, Levels: map[string]string{}, Checks: []Check{}}
-	for _, g := range groups {
-		if g.name == last {
-			continue
-		}
+	for _, g := range groups[:len(groups)-1] {
 		if err = cfg.group(ctx, g, report); err != nil {
 			break
 		}
 	}
-	// Without a device the token was never opened, and a PIN that has become wrong
-	// is not shown again.
-	if report.Device != nil && !errors.Is(err, ErrPIN) {
+	// Nothing is to stay, unless the token was never opened. A PIN that has become
+	// wrong is not shown again.
+	if err == nil || report.Device != nil && !errors.Is(err, ErrPIN) {
 		if after := cfg.group(context.WithoutCancel(ctx), groups[len(groups)-1], report); err == nil {
 			err = after
 		}
 	}
 	if ctx.Err() != nil {
-		return nil, errors.New("interrupted; what was made in the token is cleared away")
+		return nil, report.interrupted()
 	}
 	if err != nil && !errors.Is(err, errStop) {
 		return nil, err
@@ -147,6 +144,14 @@ func (c *Config) group(ctx context.Context, g group, report *Report) error {
 		}
 	}
 	return nil
+}
+
+// interrupted says what has become of the keys.
+func (r *Report) interrupted() error {
+	if n := len(r.Checks); n > 0 && r.Checks[n-1].Group == last && !r.Checks[n-1].Verdict.Bad() {
+		return errors.New("interrupted; what was made in the token is cleared away")
+	}
+	return fmt.Errorf("interrupted; keys labelled %s… or %s… may be left in the token: --only %s clears them away", labelPrefix, keydLabels, last)
 }
 
 func (c *Config) wants(group, check string) bool {

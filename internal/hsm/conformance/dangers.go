@@ -28,8 +28,11 @@ var dangerChecks = []check{
 	}},
 	{"an encrypted key of zeros", withRSA(uses{decrypt: true}, func(l *lab, k *rsaPair) Check {
 		r := refusals{l: l}
-		for when, block := range map[string][]byte{"zeros to decrypt": make([]byte, 256), "the modulus to decrypt": k.key.N.FillBytes(make([]byte, 256)), "nothing to decrypt": nil} {
-			r.note(when, l.within(func(s pkcs11.SessionHandle) error { _, err := l.decrypt(s, oaep256(), k.private, block); return err }))
+		for _, c := range []struct {
+			when  string
+			block []byte
+		}{{"zeros to decrypt", make([]byte, 256)}, {"the modulus to decrypt", k.key.N.FillBytes(make([]byte, 256))}, {"nothing to decrypt", nil}} {
+			r.note(c.when, l.within(func(s pkcs11.SessionHandle) error { _, err := l.decrypt(s, oaep256(), k.private, c.block); return err }))
 		}
 		return r.check()
 	})},

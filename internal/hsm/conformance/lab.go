@@ -18,7 +18,8 @@ import (
 
 // lab is a token, logged in, and throw-away keys in it.
 type lab struct {
-	ctx     context.Context
+	ctx     context.Context // is never done
+	stop    <-chan struct{} // closed when it is to end
 	order   order
 	pkcs11  *pkcs11.Ctx
 	pinned  runtime.Pinner
@@ -50,7 +51,7 @@ func (e *fatalError) Unwrap() error { return e.err }
 const labelPrefix = "keyd-conformance/"
 
 func newLab(ctx context.Context, o order) (*lab, error) {
-	l := &lab{ctx: ctx, order: o, rsa: map[uses]*rsaPair{}, curves: map[string]*ecPair{}, listed: map[uint]bool{}}
+	l := &lab{ctx: context.WithoutCancel(ctx), stop: ctx.Done(), order: o, rsa: map[uses]*rsaPair{}, curves: map[string]*ecPair{}, listed: map[uint]bool{}}
 	random := make([]byte, 4)
 	rand.Read(random)
 	l.label = labelPrefix + hex.EncodeToString(random)
@@ -67,6 +68,15 @@ func newLab(ctx context.Context, o order) (*lab, error) {
 		return nil, token(err, "%s", o.Module)
 	}
 	return l, l.login()
+}
+
+func (l *lab) stopped() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 func (l *lab) initialize() error {

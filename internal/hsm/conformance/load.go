@@ -107,6 +107,9 @@ func leaks(l *lab, t *hsm.Token, bad bool) Check {
 		sizes := []int{resident()}
 		for began := time.Now(); !settled(sizes, each, time.Since(began)); {
 			for n := range each {
+				if l.stopped() {
+					return skip("interrupted")
+				}
 				_, err := t.Open(l.ctx, g.Handle, envelopes[n%len(envelopes)])
 				if bad && !errors.Is(err, boundary.ErrOpen) {
 					return fail("a bad envelope: %v", errors.Join(errNotRefused, err))

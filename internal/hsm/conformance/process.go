@@ -75,7 +75,8 @@ func (c *Config) start(ctx context.Context, g string, done map[string]bool) (*pr
 	p.cmd.Stderr = &p.stderr // modules write there what they like
 	// It ends with this process; a terminal's interrupt reaches only this one, so
 	// that what is in the token can be cleared away.
-	p.cmd.Cancel = p.kill
+	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) } // see Serve
+	p.cmd.WaitDelay = c.Limit
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
