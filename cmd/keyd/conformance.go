@@ -94,7 +94,11 @@ func (o *conformanceOptions) check() (err error) {
 			o.cfg.Only = append(o.cfg.Only, name)
 		}
 	}
+	kind, variable, _ := strings.Cut(o.pin, ":")
+	passed := slices.ContainsFunc(o.env, func(v string) bool { return strings.HasPrefix(v, variable+"=") })
 	switch {
+	case kind == "env" && passed:
+		return fmt.Errorf("--env %s would give the module's process the PIN in its environment", variable)
 	case o.cfg.Envelopes < 80 || o.cfg.Envelopes > 100_000_000:
 		return fmt.Errorf("--envelopes %d: want 80 to 100000000", o.cfg.Envelopes)
 	case o.cfg.Limit < time.Second || o.cfg.Limit > 24*time.Hour:
@@ -198,9 +202,10 @@ const conformanceProcess = "conformance-process"
 func conformanceProcessCommand() command {
 	return command{name: conformanceProcess, hidden: true, brief: "hold a PKCS#11 module for keyd conformance", setup: func(*flag.FlagSet) func(context.Context, terminal, []string) error {
 		return func(ctx context.Context, t terminal, _ []string) error {
-			// Whoever interrupts the command has it clear away what was made; it ends
-			// this process itself.
-			signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+			// The command ends this process itself, with SIGTERM.
+			signal.Ignore(syscall.SIGINT, syscall.SIGHUP)
+			ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+			defer stop()
 			if _, err := harden(); err != nil {
 				return err
 			}
@@ -217,7 +222,9 @@ func printConformance(w io.Writer, r *conformance.Report) {
 	for _, algorithm := range []string{boundary.RSAOAEP256, boundary.ECDHES, boundary.PS256} {
 		levels = append(levels, algorithm+" "+orNone(r.Levels[algorithm]))
 	}
-	fmt.Fprintf(w, "boundary   %s\n", strings.Join(levels, ", "))
+	if len(r.Levels) > 0 { // else it was not asked
+		fmt.Fprintf(w, "boundary   %s\n", strings.Join(levels, ", "))
+	}
 	fmt.Fprintf(w, "tried      %s\n\n", stamp(r.At))
 	rows := [][]string{{"", "CHECK", "VERDICT", "SEEN"}}
 	group := ""
