@@ -25,7 +25,7 @@ func TestBareDoesTheTokensPartAndNothingElse(t *testing.T) {
 	for name, token := range map[string]interface {
 		Bare(ctx context.Context, handle string, env *boundary.Envelope, sessions int, d time.Duration) ([]time.Duration, error)
 	}{"inside": inside, "piped": piped} {
-		took, err := token.Bare(t.Context(), g.Handle, env, 2, 100*time.Millisecond)
+		took, err := token.Bare(t.Context(), g.Handle, env, 2, 500*time.Millisecond)
 		if err != nil || len(took) < 2 {
 			t.Fatalf("%s: %d times, %v", name, len(took), err)
 		}

@@ -18,6 +18,11 @@ func HasVerdict(code uint) bool { _, ok := codes[pkcs11.Error(code)]; return ok 
 // MostWaiting is how many wait for a session of the pool.
 func MostWaiting(t *Token) int { return int(t.pool.most) }
 
+// Waiting is how many wait for a session of the pool, and for that of management.
+func Waiting(t *Token) (pool, manage int) {
+	return int(t.pool.waiting.Load()), int(t.manage.waiting.Load())
+}
+
 // Await exposes await.
 func Await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)) (T, error) {
 	return await(ctx, f, drop)

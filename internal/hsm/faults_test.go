@@ -55,7 +55,7 @@ func opens(t testing.TB, token *hsm.Token, g boundary.Generated) {
 func TestExhaustedPoolRefusesAtItsDeadline(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)
-	cfg.Sessions, cfg.SessionWait = 1, 50*time.Millisecond
+	cfg.Sessions, cfg.SessionWait = 1, 2*time.Second
 	token := open(t, cfg)
 	g := generate(t, token)
 	env := seal(t, g)
@@ -75,8 +75,11 @@ func TestExhaustedPoolRefusesAtItsDeadline(t *testing.T) {
 	if _, err := token.Open(t.Context(), g.Handle, env); !errors.Is(err, boundary.ErrBusy) {
 		t.Errorf("Open while the only session is taken: %v, want boundary.ErrBusy", err)
 	}
-	short, stop := context.WithTimeout(t.Context(), time.Millisecond)
-	defer stop()
+	short := newDeadline(t)
+	go func() {
+		eventually(t, "it to wait", func() bool { waiting, _ := hsm.Waiting(token); return waiting == 1 })
+		short.pass()
+	}()
 	if _, err := token.Open(short, g.Handle, env); !errors.Is(err, boundary.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Open with a deadline of its own: %v, want boundary.ErrBusy and the deadline", err)
 	}

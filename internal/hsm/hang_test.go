@@ -11,6 +11,29 @@ import (
 	"keyd/internal/hsm"
 )
 
+// deadline is a context whose deadline passes when the test says so: a clock would
+// let it pass before anything has begun, on a busy machine.
+type deadline struct {
+	context.Context
+	passed chan struct{}
+}
+
+func newDeadline(t *testing.T) *deadline {
+	return &deadline{Context: context.WithoutCancel(t.Context()), passed: make(chan struct{})}
+}
+
+func (d *deadline) pass()                 { close(d.passed) }
+func (d *deadline) Done() <-chan struct{} { return d.passed }
+
+func (d *deadline) Err() error {
+	select {
+	case <-d.passed:
+		return context.DeadlineExceeded
+	default:
+		return nil
+	}
+}
+
 // managing are the operations that share one session.
 func managing(token *hsm.Token, g boundary.Generated) map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{
@@ -35,7 +58,7 @@ func TestManagementCallThatHangsIsSaidSo(t *testing.T) {
 	token := open(t, cfg)
 	kept := generate(t, token)
 	spec := newSpec()
-	hsm.LimitManagement(token, time.Millisecond, 50*time.Millisecond)
+	hsm.LimitManagement(token, time.Millisecond, 500*time.Millisecond)
 	f.fail("C_GenerateKeyPair hang")
 	hung := func(name string, err error) {
 		t.Helper()
@@ -70,18 +93,24 @@ func TestManagementEndsWithItsContext(t *testing.T) {
 	g := generate(t, token)
 	f.forget()
 	f.fail("C_GenerateKeyPair hang")
-	first, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
+	first := newDeadline(t)
+	go func() {
+		eventually(t, "the generation to be in the module", func() bool { return f.calls("C_GenerateKeyPair") == 1 })
+		first.pass()
+	}()
 	if _, err := token.Generate(first, newSpec()); !errors.Is(err, boundary.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the call that hangs: %v, want boundary.ErrUnavailable and the deadline", err)
 	}
 	for name, op := range managing(token, g) {
-		short, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		short := newDeadline(t)
+		go func() {
+			eventually(t, name+" to wait", func() bool { _, waiting := hsm.Waiting(token); return waiting == 1 })
+			short.pass()
+		}()
 		// Another call has been in the module for a moment. That is not yet a fault.
 		if err := op(short); !errors.Is(err, boundary.ErrBusy) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%s behind it: %v, want boundary.ErrBusy and the deadline", name, err)
 		}
-		cancel()
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := op(gone); !errors.Is(err, context.Canceled) || errors.Is(err, boundary.ErrUnavailable) {

@@ -108,7 +108,9 @@ func TestModuleThatCrashesOrHangsIsReplaced(t *testing.T) {
 		t.Run(fault, func(t *testing.T) {
 			cfg := softHSM(t)
 			f := withFaults(t, &cfg)
-			cfg.CallTimeout = 300 * time.Millisecond
+			if said == "has not come back" {
+				cfg.CallTimeout = time.Second
+			}
 			token := openInWorker(t, cfg)
 			g := generated(t, token)
 			first := workerPIDs(t)
@@ -132,7 +134,7 @@ func TestModuleThatCrashesOrHangsIsReplaced(t *testing.T) {
 // A process that is stopped answers nothing and does not end.
 func TestWorkerThatIsStoppedIsReplaced(t *testing.T) {
 	cfg := softHSM(t)
-	cfg.CallTimeout, cfg.SessionWait = 100*time.Millisecond, 100*time.Millisecond
+	cfg.CallTimeout, cfg.SessionWait = 500*time.Millisecond, 500*time.Millisecond
 	token := openInWorker(t, cfg)
 	g := generated(t, token)
 	pids := workerPIDs(t)

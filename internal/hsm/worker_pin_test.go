@@ -76,9 +76,10 @@ func TestWorkersThatDieInLoginDoNotUseUpTheTries(t *testing.T) {
 
 	// A single one has no consequence.
 	f.forget()
-	f.fail("C_Login crash")
+	f.fail("C_Login hang")
 	killWorkers(t)
 	eventually(t, "the login", func() bool { return f.calls("C_Login") == 1 })
+	killWorkers(t)
 	f.heal()
 	backWithin(t, token, g)
 }
