@@ -13,6 +13,7 @@ func TestGrowthThatGoesOnIsALeak(t *testing.T) {
 	}{
 		"a leak":                   {[]int{0, 9000, 10000, 11000, 12000, 13000, 14000, 15000, 16000}, 100},
 		"a heap that fills":        {[]int{0, 9000, 12000, 13000, 13500, 13500, 13500, 13500, 13500}, 0},
+		"a heap that rests once":   {[]int{0, 9000, 10000, 11000, 12000, 13000, 13000, 15000, 16000}, 0},
 		"a heap in disorder":       {[]int{0, 4000, 8000, 4000, 8000, 12000, 8000, 12000, 16000}, 0},
 		"a growth of single bytes": {[]int{0, 10, 20, 30, 40, 50, 60, 70, 80}, 0},
 		"too little is known":      {[]int{1000, 2000}, 0},

@@ -99,14 +99,19 @@ func TestInterruptionSaysWhatMayBeLeft(t *testing.T) {
 	cfg.Only = []string{"keys"}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	cfg.Progress = func(group, _ string) {
+	went := ""
+	cfg.Progress = func(group, check string) {
 		if group == "keys" {
+			went = check
 			f.Fail("C_FindObjectsInit 0x30")
 			cancel()
 		}
 	}
 	if report, err := conformance.Run(ctx, cfg); report != nil || err == nil || !strings.Contains(err.Error(), "may be left in the token: --only afterwards") {
 		t.Errorf("Run = %v, %v, want what may be left", report, err)
+	}
+	if went == "AES keys from outside" {
+		t.Error("it went on to the end of the group")
 	}
 }
 
