@@ -106,6 +106,35 @@ func TestDeviceThatFailsAroundItsLoginServesSoonAfterItIsWell(t *testing.T) {
 	}
 }
 
+// What changes nothing is asked again of the next worker, and nobody notices.
+func TestOpeningThatIsLostWithItsWorkerIsAskedOfTheNext(t *testing.T) {
+	cfg := softHSM(t)
+	cfg.SessionWait = time.Minute
+	f := withFaults(t, &cfg)
+	token := openInWorker(t, cfg)
+	g := generated(t, token)
+	f.forget()
+	f.fail("C_Decrypt hang")
+	opened := make(chan error, 3)
+	for range cap(opened) {
+		go func() {
+			got, err := token.Open(t.Context(), g.Handle, seal(t, g))
+			if err == nil && string(got.Plaintext) != "plaintext" {
+				err = errors.New("it opened to something else")
+			}
+			opened <- err
+		}()
+	}
+	eventually(t, "them to be in the module", func() bool { return f.calls("C_Decrypt") == cap(opened) })
+	killWorkers(t)
+	f.heal()
+	for range cap(opened) {
+		if err := <-opened; err != nil {
+			t.Errorf("Open: %v", err)
+		}
+	}
+}
+
 func TestDecryptsInAWorkerDoNotWaitForKeyGeneration(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)

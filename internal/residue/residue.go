@@ -34,13 +34,26 @@ func Find(pid int, secrets map[string][]byte) (map[string]int, error) {
 		if mode[0] != 'r' || strings.HasSuffix(lines.Text(), "[vvar]") || strings.HasSuffix(lines.Text(), "[vsyscall]") {
 			continue
 		}
-		part := make([]byte, to-from)
-		n, _ := mem.ReadAt(part, int64(from)) // a mapping may have gone meanwhile
+		part := read(mem, from, to)
 		for name, secret := range secrets {
-			if c := bytes.Count(part[:n], secret); c > 0 {
+			if c := bytes.Count(part, secret); c > 0 {
 				found[name] += c
 			}
 		}
 	}
 	return found, nil
+}
+
+// read reads a mapping. What of it cannot be read, because it has gone meanwhile
+// or its file has become shorter, is zeros, and what comes after it is read.
+func read(mem *os.File, from, to uint64) []byte {
+	part := make([]byte, to-from)
+	page := os.Getpagesize()
+	for at := 0; at < len(part); {
+		n, err := mem.ReadAt(part[at:], int64(from)+int64(at))
+		if at += n; err != nil {
+			at = (at/page + 1) * page
+		}
+	}
+	return part
 }

@@ -60,7 +60,13 @@ func (m *Module) Calls(name string) int {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		m.t.Fatal(err)
 	}
-	return strings.Count("\n"+string(raw), "\n"+name+"\n")
+	n := 0
+	for line := range strings.Lines(string(raw)) {
+		if line == name+"\n" {
+			n++
+		}
+	}
+	return n
 }
 
 // Forget begins to count anew.
