@@ -110,9 +110,7 @@ func TestDecryptsDoNotWaitForKeyGeneration(t *testing.T) {
 	}()
 	eventually(t, "the generation to be in the module", func() bool { return f.calls("C_GenerateKeyPair") == 1 })
 	opens(t, token, g)
-	if h := token.Health(t.Context()); h.Err != "" {
-		t.Errorf("Health meanwhile: %s", h.Err)
-	}
+	foundWell(t, token)
 	// Whoever asked goes; then the module finishes. Nobody knows of the key.
 	cancel()
 	if err := <-made; !errors.Is(err, context.Canceled) {

@@ -1,10 +1,12 @@
 package hsm_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
 
+	"keyd/internal/boundary"
 	"keyd/internal/hsm"
 	"keyd/internal/hsm/faultytest"
 )
@@ -38,4 +40,13 @@ func eventually(t testing.TB, what string, done func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatalf("waited a minute for: %s", what)
+}
+
+// foundWell has Health ask until all is well: what it has begun and not waited
+// for, a login and what follows it, goes on.
+func foundWell(t testing.TB, token interface {
+	Health(context.Context) boundary.Health
+}) {
+	t.Helper()
+	eventually(t, "Health to find nothing wrong", func() bool { return token.Health(t.Context()).Err == "" })
 }

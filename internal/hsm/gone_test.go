@@ -88,9 +88,7 @@ func TestKeyDestroyedBySomebodyElseIsNoKey(t *testing.T) {
 				t.Errorf("Destroy = %v, %v, want gone", gone, err)
 			}
 			opens(t, token, kept)
-			if h := token.Health(t.Context()); h.Err != "" {
-				t.Errorf("Health: %s", h.Err)
-			}
+			foundWell(t, token)
 		})
 	}
 }

@@ -37,9 +37,7 @@ func TestContentKeysGoWithTheirSession(t *testing.T) {
 		for what, lose := range map[string]func(t *testing.T, cfg hsm.Config, f *faulty, token *hsm.Token){
 			"the token logs keyd out": func(t *testing.T, cfg hsm.Config, _ *faulty, token *hsm.Token) {
 				outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { must(t, ctx.Logout(s)) })
-				if h := token.Health(t.Context()); h.Err != "" {
-					t.Errorf("Health: %s", h.Err)
-				}
+				foundWell(t, token)
 			},
 			"their session is lost": func(t *testing.T, _ hsm.Config, f *faulty, token *hsm.Token) {
 				f.fail("C_CreateObject first 1 0xb3") // CKR_SESSION_HANDLE_INVALID

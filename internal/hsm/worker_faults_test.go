@@ -212,9 +212,7 @@ func TestTokenThatVanishesUnderLoadAndReturns(t *testing.T) {
 	if n := f.calls("C_Login"); n != 1 {
 		t.Errorf("%d logins for the return, want 1", n)
 	}
-	if h := token.Health(t.Context()); h.Err != "" {
-		t.Errorf("Health: %s", h.Err)
-	}
+	foundWell(t, token)
 }
 
 func TestTokenWithFewerSessionsThanBeforeIsBusyNotGone(t *testing.T) {
@@ -252,9 +250,7 @@ func TestKeyDestroyedByAnotherProcessIsNoKey(t *testing.T) {
 				}
 			}
 			backWithin(t, token, kept)
-			if h := token.Health(t.Context()); h.Err != "" {
-				t.Errorf("Health: %s", h.Err)
-			}
+			foundWell(t, token)
 		})
 	}
 }

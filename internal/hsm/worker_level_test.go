@@ -154,9 +154,7 @@ func TestDecryptsInAWorkerDoNotWaitForKeyGeneration(t *testing.T) {
 			t.Errorf("Open = %+v, %v", got, err)
 		}
 	}
-	if h := token.Health(t.Context()); h.Err != "" {
-		t.Errorf("Health meanwhile: %s", h.Err)
-	}
+	foundWell(t, token)
 	f.heal()
 	must(t, <-made)
 }
