@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"keyd/internal/api"
 	"keyd/internal/audit"
 	"keyd/internal/boundary"
@@ -49,7 +51,7 @@ func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err erro
 		}
 	}()
 	for _, make := range []func(context.Context) error{
-		d.makeState, d.makeBackends, d.makePartners, d.makeOpener, d.makeEngine, d.makeServer,
+		d.makeRegistry, atOnce(d.makeAudit, d.makeBackends), d.makePartners, d.makeOpener, d.makeEngine, d.makeServer,
 	} {
 		if err := make(ctx); err != nil {
 			return nil, err
@@ -58,12 +60,26 @@ func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err erro
 	return d, nil
 }
 
-// makeState opens the registry first: its lock keeps a second daemon away from
-// everything else.
-func (d *keyd) makeState(context.Context) (err error) {
-	if d.registry, err = registry.Open(d.state(registryFile), registry.Options{Check: true}); err != nil {
-		return err
+// atOnce makes parts that need nothing of each other: a large audit log takes as
+// long to verify as a large token to be read. The first failure is returned.
+func atOnce(makes ...func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		var group errgroup.Group
+		for _, make := range makes {
+			group.Go(func() error { return make(ctx) })
+		}
+		return group.Wait()
 	}
+}
+
+// makeRegistry comes first: its lock keeps a second daemon away from everything
+// else.
+func (d *keyd) makeRegistry(context.Context) (err error) {
+	d.registry, err = registry.Open(d.state(registryFile), registry.Options{Check: true})
+	return err
+}
+
+func (d *keyd) makeAudit(context.Context) (err error) {
 	d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit"),
 		Progress: func(done, total int64) { d.log.Info("verifying the audit log", "bytes", done, "of", total) }})
 	if err != nil {
