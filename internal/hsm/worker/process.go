@@ -110,7 +110,7 @@ func spawn(command, env []string, lines int, log *slog.Logger) (_ *process, err 
 
 // slack is how late the kernel may wake a worker that sleeps for a while. Go's
 // monitor thread wakes every 70 µs as long as anything goes on, and with envelopes
-// of half a millisecond that is a quarter of all that a worker does.
+// of half a millisecond that is up to a sixth of all that a worker does.
 const slack = time.Millisecond
 
 // withSlack calls start with the calling thread, which is the caller's own, giving
