@@ -46,7 +46,7 @@ timing: softhsm ## whether refusals take the same time: a million of each, and 5
 	$(GO) test -count=1 -v -run 'TakeTheSameTime|LeakIsFound' -timeout 60m ./internal/boundary -timing-samples $(or $(SAMPLES),1000000)
 	$(GO) test -count=1 -v -run LookTheSame -timeout 60m ./cmd/keyd -timing-samples 5000
 
-soak: softhsm ## memory stays flat over a million good and a million bad envelopes (COUNT, TOKEN=SoftHSM, NSS, SoftHSM-ECDH, NSS-ECDH)
+soak: softhsm ## memory stays flat over a million good and a million bad envelopes (COUNT, TOKEN=SoftHSM, NSS, SoftHSM-ECDH, NSS-ECDH, p11-kit)
 	KEYD_SOAK=$(or $(COUNT),1000000) KEYD_SOAK_TOKEN=$(TOKEN) $(GO) test -count=1 -v -run Soak -timeout 12h ./cmd/keyd
 
 vuln: $(VULN) ## known vulnerabilities in what is linked (needs vuln.go.dev)

@@ -12,8 +12,10 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +35,7 @@ var memoryTokens = map[string]func(r *memoryRig, t *testing.T){
 	"SoftHSM-ECDH":     (*memoryRig).agreeing,
 	"SoftHSM-ECDH-raw": (*memoryRig).agreeingAtRaw,
 	"NSS-ECDH":         (*memoryRig).agreeingInNSS,
+	"p11-kit":          (*memoryRig).behindP11Kit,
 }
 
 // memoryRig is a daemon whose every secret is known.
@@ -173,4 +176,41 @@ func (r *memoryRig) inNSS(t *testing.T, edits ...string) {
 	r.reaches(boundary.Sealed, boundary.Unwrap)
 	r.generated(t)
 	r.secrets["pin"] = []byte(pin)
+}
+
+// behindP11Kit is a token in another process than the library: SoftHSM behind
+// `p11-kit server`, which has the same PIN.
+func (r *memoryRig) behindP11Kit(t *testing.T) {
+	t.Helper()
+	found, err := filepath.Glob("/usr/lib/*/pkcs11/p11-kit-client.so")
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no p11-kit-client.so (make softhsm installs it): %v", err)
+	}
+	const label = "keyd-behind"
+	dir := t.TempDir()
+	execute(t, "../../softhsm/token.sh", dir, label)
+	socketDir, err := os.MkdirTemp("", "p11kit") // sun_path holds 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(socketDir) })
+	socket := filepath.Join(socketDir, "s")
+	server := exec.CommandContext(t.Context(), "p11-kit", "server", "-f", "-n", socket, "--provider", softHSMModule, "pkcs11:token="+label)
+	server.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "softhsm2.conf"))
+	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with the processes that it has for each connection
+	server.Cancel = func() error { return syscall.Kill(-server.Process.Pid, syscall.SIGKILL) }
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Wait() })
+	waitFor(t, func() bool { _, err := os.Stat(socket); return err == nil })
+	r.start(t, fmt.Sprintf(", P11_KIT_SERVER_ADDRESS: %q", "unix:path="+socket), "module: "+softHSMModule, "module: "+found[0],
+		"token_label: keyd\n", "token_label: "+label+"\n", "file:DIR/token/pin", "file:"+dir+"/pin")
+	r.reaches(boundary.Raw, boundary.Raw)
+	r.generated(t)
+	pin, err := os.ReadFile(filepath.Join(dir, "pin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.secrets["pin"] = bytes.TrimSpace(pin)
 }
