@@ -157,7 +157,7 @@ func openGCM(key, iv []byte, env *Envelope, tag []byte) ([]byte, error) {
 // content key can have got wrong.
 func openCBC(c Content, key, iv []byte, env *Envelope, tag []byte) ([]byte, error) {
 	half := len(key) / 2
-	mac := hmacSum(c.mac, key[:half], env.AAD, iv, env.Ciphertext, binary.BigEndian.AppendUint64(nil, uint64(len(env.AAD))*8))
+	mac := macOf(c, key[:half], iv, env)
 	size := len(env.Ciphertext)
 	if subtle.ConstantTimeCompare(mac[:c.Tag], tag) != 1 || size == 0 || size%aes.BlockSize != 0 {
 		return nil, ErrOpen
@@ -177,6 +177,11 @@ func openCBC(c Content, key, iv []byte, env *Envelope, tag []byte) ([]byte, erro
 		return nil, ErrOpen
 	}
 	return rest, nil
+}
+
+// macOf is the MAC of RFC 7518 §5.2.2.1, before it is cut to the tag.
+func macOf(c Content, key, iv []byte, env *Envelope) []byte {
+	return hmacSum(c.mac, key, env.AAD, iv, env.Ciphertext, binary.BigEndian.AppendUint64(nil, uint64(len(env.AAD))*8))
 }
 
 // removePKCS7 takes off the padding of RFC 5652 §6.3. b is whole blocks, and at

@@ -13,8 +13,8 @@ import (
 )
 
 // Seal makes an envelope as a partner does, with the standard library, so that
-// a backend can be tried: the alg must be one of the public key's, the content
-// encryption one of GCM. What keyd sends to partners is sealed elsewhere.
+// a backend can be tried: the alg must be one of the public key's. What keyd
+// sends to partners is sealed elsewhere, but for its content.
 func Seal(public crypto.PublicKey, alg, enc string, plaintext, aad []byte) (*Envelope, error) {
 	switch key := public.(type) {
 	case *rsa.PublicKey:
@@ -76,24 +76,60 @@ func sealed(env *Envelope, cek, plaintext []byte) (*Envelope, error) {
 	return env, nil
 }
 
-// SealContent encrypts an envelope's content under a key, with a random IV.
+// SealContent encrypts an envelope's content under a key, with a random IV. The
+// copies of the key made here are wiped, as those of [OpenWithCEK] are.
 func (env *Envelope) SealContent(cek, plaintext []byte) error {
-	if c, known := contents[env.Enc]; !known || c.mac != nil || len(cek) != c.CEK {
+	c, known := contents[env.Enc]
+	if !known || len(cek) != c.CEK {
 		return fmt.Errorf("sealing under %d bytes: %w", len(cek), unknownContent(env.Enc))
 	}
+	growStack()
+	defer SweepStack()
+	env.IV = make([]byte, c.IV)
+	rand.Read(env.IV) // never fails: crypto/rand ends the process first
+	if c.AEAD() {
+		return env.sealGCM(cek, plaintext)
+	}
+	return env.sealCBC(c, cek, plaintext)
+}
+
+// sealGCM is RFC 7518 §5.3.
+func (env *Envelope) sealGCM(cek, plaintext []byte) error {
 	block, err := aes.NewCipher(cek)
 	if err != nil {
 		return fmt.Errorf("setting up AES: %w", err)
 	}
+	defer forget(block)
 	gcm, err := cipher.NewGCM(block)
 	if err != nil {
 		return fmt.Errorf("setting up GCM: %w", err)
 	}
-	env.IV = make([]byte, gcm.NonceSize())
-	rand.Read(env.IV)
+	defer forget(gcm)
 	sealed := gcm.Seal(nil, env.IV, plaintext, env.AAD)
-	cut := len(sealed) - gcm.Overhead()
+	cut := len(plaintext)
 	env.Ciphertext, env.Tag = sealed[:cut:cut], sealed[cut:]
+	return nil
+}
+
+// sealCBC is RFC 7518 §5.2.2.1: the first half of the key is the MAC's, the
+// second AES's.
+func (env *Envelope) sealCBC(c Content, cek, plaintext []byte) error {
+	half := len(cek) / 2
+	block, err := aes.NewCipher(cek[half:])
+	if err != nil {
+		return fmt.Errorf("setting up AES: %w", err)
+	}
+	defer forget(block)
+	pad := aes.BlockSize - len(plaintext)%aes.BlockSize // RFC 5652 §6.3
+	env.Ciphertext = make([]byte, len(plaintext)+pad)
+	copy(env.Ciphertext, plaintext)
+	for i := range pad {
+		env.Ciphertext[len(plaintext)+i] = byte(pad)
+	}
+	cbc := cipher.NewCBCEncrypter(block, env.IV)
+	defer forget(cbc)
+	cbc.CryptBlocks(env.Ciphertext, env.Ciphertext)
+	env.Tag = macOf(c, cek[:half], env.IV, env)[:c.Tag]
 	return nil
 }
 
@@ -104,6 +140,7 @@ func WrapAESKW(kek, cek []byte) []byte {
 	if err != nil || len(cek) < 16 || len(cek)%8 != 0 {
 		panic(fmt.Sprintf("boundary: wrapping %d bytes under %d", len(cek), len(kek)))
 	}
+	defer forget(block)
 	n := len(cek) / 8
 	wrapped := make([]byte, 8+len(cek))
 	copy(wrapped[8:], cek)

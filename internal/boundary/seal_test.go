@@ -12,7 +12,7 @@ import (
 
 func TestWhatIsSealedToAKeyOpensUnderIt(t *testing.T) {
 	key := newKey(t, 2048)
-	for _, enc := range []string{boundary.A128GCM, boundary.A192GCM, boundary.A256GCM} {
+	for _, enc := range []string{boundary.A128GCM, boundary.A192GCM, boundary.A256GCM, boundary.A128CBCHS256, boundary.A256CBCHS512} {
 		env, err := boundary.Seal(&key.PublicKey, boundary.RSAOAEP256, enc, []byte("plaintext"), []byte("header"))
 		if err != nil {
 			t.Fatal(err)
@@ -53,14 +53,18 @@ func TestNothingIsSealedToWhatDoesNotFit(t *testing.T) {
 		alg, enc string
 	}{
 		"RSA with ECDH-ES":      {&key.PublicKey, boundary.ECDHES, boundary.A256GCM},
-		"RSA with CBC":          {&key.PublicKey, boundary.RSAOAEP256, boundary.A128CBCHS256},
 		"an unknown enc":        {&key.PublicKey, boundary.RSAOAEP256, "A256"},
 		"a curve with RSA-OAEP": {private.PublicKey(), boundary.RSAOAEP256, boundary.A256GCM},
-		"a curve with CBC":      {private.PublicKey(), boundary.ECDHES, boundary.A128CBCHS256},
 		"no key":                {nil, boundary.RSAOAEP256, boundary.A256GCM},
 	} {
 		if env, err := boundary.Seal(c.public, c.alg, c.enc, nil, nil); !errors.Is(err, boundary.ErrUnsupported) {
 			t.Errorf("%s: Seal = %+v, %v, want boundary.ErrUnsupported", name, env, err)
+		}
+	}
+	for _, size := range []int{0, 16, 31, 33} {
+		env := &boundary.Envelope{Enc: boundary.A256GCM}
+		if err := env.SealContent(make([]byte, size), nil); !errors.Is(err, boundary.ErrUnsupported) || env.Ciphertext != nil || env.Tag != nil {
+			t.Errorf("sealing under %d bytes: %+v, %v, want boundary.ErrUnsupported", size, env, err)
 		}
 	}
 	other, err := ecdh.P384().GenerateKey(rand.Reader)

@@ -2,11 +2,8 @@ package jwe
 
 import (
 	"crypto"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
 
 	"keyd/internal/boundary"
 )
@@ -66,38 +63,41 @@ func SealKeeping(pub crypto.PublicKey, h SealHeader, plaintext []byte) (compact 
 }
 
 func seal(pub crypto.PublicKey, h SealHeader, plaintext []byte) (compact string, cek []byte, err error) {
-	shape, known := boundary.ContentOf(h.Enc)
-	if !known {
+	if _, known := boundary.ContentOf(h.Enc); !known {
 		return "", nil, fmt.Errorf("%w: enc %+.32q", ErrAlgorithm, h.Enc)
 	}
 	members, err := h.members()
 	if err != nil {
 		return "", nil, err
 	}
-	cek, wrapped, err := newContentKey(pub, h, members)
-	if err != nil {
+	env := boundary.Envelope{Enc: h.Enc}
+	if cek, env.EncryptedKey, err = newContentKey(pub, h, members); err != nil {
 		return "", nil, err
 	}
 	header, err := encodeHeader(members)
+	if err == nil {
+		env.AAD = []byte(header)
+		err = env.SealContent(cek, plaintext)
+	}
 	if err != nil {
 		clear(cek)
 		return "", nil, err
 	}
-	iv := make([]byte, shape.IV)
-	rand.Read(iv) // never fails: crypto/rand ends the process first
-	ciphertext, tag, err := encryptContent(shape, cek, iv, plaintext, []byte(header))
-	if err != nil {
-		clear(cek)
-		return "", nil, err
+	return serialize(&env), cek, nil
+}
+
+// serialize is the compact serialization (RFC 7516 §7.1).
+func serialize(env *boundary.Envelope) string {
+	parts := [][]byte{env.EncryptedKey, env.IV, env.Ciphertext, env.Tag}
+	size := len(env.AAD)
+	for _, part := range parts {
+		size += 1 + strict.EncodedLen(len(part))
 	}
-	var b strings.Builder
-	b.Grow(len(header) + 4 + strict.EncodedLen(len(wrapped)) + strict.EncodedLen(len(iv)) + strict.EncodedLen(len(ciphertext)) + strict.EncodedLen(len(tag)))
-	b.WriteString(header)
-	for _, part := range [][]byte{wrapped, iv, ciphertext, tag} {
-		b.WriteByte('.')
-		b.WriteString(base64.RawURLEncoding.EncodeToString(part))
+	b := append(make([]byte, 0, size), env.AAD...)
+	for _, part := range parts {
+		b = strict.AppendEncode(append(b, '.'), part)
 	}
-	return b.String(), cek, nil
+	return string(b)
 }
 
 // errNoKey: there is nothing to seal to.
