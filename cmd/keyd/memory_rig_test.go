@@ -41,6 +41,7 @@ var memoryTokens = map[string]func(r *memoryRig, t *testing.T){
 // memoryRig is a daemon whose every secret is known.
 type memoryRig struct {
 	*testDaemon
+	metrics string // the listener's address
 	kid     string
 	public  crypto.PublicKey
 	algs    []jwe.SealAlg
@@ -59,7 +60,9 @@ func (r *memoryRig) start(t *testing.T, env string, edits ...string) {
 	r.secrets = map[string][]byte{"canary of the worker": []byte(hex.EncodeToString(canary))}
 	r.algs = []jwe.SealAlg{jwe.SealRSAOAEP256}
 	sim := partnersim.New(partnersim.Options{ClientID: "demo-client", ClientSecret: testSecret})
+	r.metrics = freePort(t)
 	r.testDaemon = startDaemon(t, sim, append(edits,
+		`metrics: "off"`, "metrics: "+r.metrics,
 		"    type: wise\n", "    type: wise\n    encs: [A256GCM, A256CBC-HS512, A128CBC-HS256]\n",
 		"    type: pkcs11\n", fmt.Sprintf("    type: pkcs11\n    env: {%s: %x%s}\n", moduleCanary, canary, env))...)
 }
