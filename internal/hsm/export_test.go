@@ -23,6 +23,9 @@ func Waiting(t *Token) (pool, manage int) {
 	return int(t.pool.waiting.Load()), int(t.manage.waiting.Load())
 }
 
+// Managing reports whether somebody has the session of management.
+func Managing(t *Token) bool { return len(t.manage.slots) < cap(t.manage.slots) }
+
 // Await exposes await.
 func Await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)) (T, error) {
 	return await(ctx, f, drop)

@@ -118,6 +118,7 @@ func TestManagementEndsWithItsContext(t *testing.T) {
 		}
 	}
 	f.heal()
+	eventually(t, "the call that hung to come back", func() bool { return !hsm.Managing(token) })
 }
 
 func TestCloseDoesNotWaitForEver(t *testing.T) {
