@@ -107,10 +107,22 @@ func (c *cache) some(n int) []*key {
 	return keys
 }
 
-// sweep fills the cache with every private key in the token.
+// takeIn finds out what the token can do and, meanwhile, which keys it has: with
+// ten thousand of them each takes half a second.
+func (t *Token) takeIn(ctx context.Context) error {
+	swept := make(chan error, 1)
+	go func() { swept <- t.sweep(ctx) }()
+	return errors.Join(t.learn(ctx), <-swept)
+}
+
+// sweep fills the cache with every private key in the token. It is for a start,
+// when nobody else wants a session for opening envelopes.
 func (t *Token) sweep(ctx context.Context) error {
-	_, err := run(ctx, t, t.manage, "sweep", func(u *use) (struct{}, error) { return struct{}{}, t.findAll(u.session) }, nil)
-	return err
+	_, err := run(ctx, t, t.pool, "sweep", func(u *use) (struct{}, error) { return struct{}{}, t.findAll(u.session) }, nil)
+	if err != nil {
+		return fmt.Errorf("looking for the keys in token %s: %w", t.slot, err)
+	}
+	return nil
 }
 
 // findAll looks for every private key, and forgets what it knew of them but for
@@ -131,6 +143,9 @@ func (t *Token) findAll(s pkcs11.SessionHandle) error {
 		}
 	}
 	for _, o := range all {
+		if o.name == t.probeName() {
+			continue // a throw-away key of this moment
+		}
 		if handle := o.name.handle(); !t.keys.filling[handle] {
 			t.keys.add(handle, o)
 		}

@@ -190,11 +190,8 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 	if err := t.openPool(); err != nil {
 		return nil, err
 	}
-	if err := t.learn(ctx); err != nil {
+	if err := t.takeIn(ctx); err != nil {
 		return nil, err
-	}
-	if err := t.sweep(ctx); err != nil {
-		return nil, fmt.Errorf("looking for the keys in token %s: %w", t.slot, err)
 	}
 	go t.watch()
 	t.log.Info("token opened", "token", t.slot.String(), "boundary", t.mode.Load().levels(), "keys", t.keys.size())

@@ -135,6 +135,9 @@ func (t *Token) readAll(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) (
 	var all []object
 	for _, h := range handles {
 		o, err := t.read(s, h)
+		if is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
+			continue // destroyed since
+		}
 		if err != nil {
 			t.log.Warn("an object in the token cannot be read", "object", uint(h), "err", err)
 			continue
