@@ -31,6 +31,7 @@ type keyd struct {
 	log      *slog.Logger
 	metrics  *api.Metrics
 	audit    *audit.Log
+	store    registry.Engine // of registry, which closes it
 	registry *registry.Registry
 	backends map[string]rotation.Backend
 	closers  []io.Closer       // of the backends that hold something open
@@ -51,7 +52,7 @@ func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err erro
 		}
 	}()
 	for _, make := range []func(context.Context) error{
-		d.makeRegistry, atOnce(d.makeAudit, d.makeBackends), d.makePartners, d.makeOpener, d.makeEngine, d.makeServer,
+		d.lockRegistry, atOnce(d.makeRegistry, d.makeAudit, d.makeBackends), d.sameAge, d.makePartners, d.makeOpener, d.makeEngine, d.makeServer,
 	} {
 		if err := make(ctx); err != nil {
 			return nil, err
@@ -60,8 +61,8 @@ func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err erro
 	return d, nil
 }
 
-// atOnce makes parts that need nothing of each other: a large audit log takes as
-// long to verify as a large token to be read. The first failure is returned.
+// atOnce makes parts that need nothing of each other: a large audit log and a
+// large registry are read while a large token is. The first failure is returned.
 func atOnce(makes ...func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var group errgroup.Group
@@ -72,20 +73,24 @@ func atOnce(makes ...func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// makeRegistry comes first: its lock keeps a second daemon away from everything
+// lockRegistry comes first: the lock keeps a second daemon away from everything
 // else.
-func (d *keyd) makeRegistry(context.Context) (err error) {
-	d.registry, err = registry.Open(d.state(registryFile), registry.Options{Check: true})
+func (d *keyd) lockRegistry(context.Context) (err error) {
+	d.store, err = registry.OpenBolt(d.state(registryFile), registry.Options{Check: true})
 	return err
+}
+
+func (d *keyd) makeRegistry(context.Context) (err error) {
+	if d.registry, err = registry.New(d.store); err != nil {
+		return fmt.Errorf("opening the registry %s: %w", d.state(registryFile), err)
+	}
+	return nil
 }
 
 func (d *keyd) makeAudit(context.Context) (err error) {
 	d.audit, err = audit.Open(audit.Config{Path: d.state(auditFile), HeadPath: d.state(auditHeadFile), Logger: d.part("audit"),
 		Progress: func(done, total int64) { d.log.Info("verifying the audit log", "bytes", done, "of", total) }})
-	if err != nil {
-		return err
-	}
-	return d.sameAge()
+	return err
 }
 
 // errAuditCut: the audit log ends before entries that the registry knows of.
@@ -94,7 +99,7 @@ var errAuditCut = errors.New("the audit log has been cut off or replaced")
 // sameAge holds the audit log against the registry. Every change of state names
 // an entry that was on disk before it, so a log that ends earlier is not the
 // one that belongs to the registry, and numbers would be given out twice.
-func (d *keyd) sameAge() error {
+func (d *keyd) sameAge(context.Context) error {
 	head := d.audit.Head().Seq
 	for _, key := range d.registry.Keys() {
 		for _, v := range d.registry.Versions(key.Name) {
@@ -293,8 +298,11 @@ func (d *keyd) close() error {
 	for _, backend := range d.closers {
 		errs = append(errs, backend.Close())
 	}
-	if d.registry != nil {
+	switch {
+	case d.registry != nil:
 		errs = append(errs, d.registry.Close())
+	case d.store != nil:
+		errs = append(errs, d.store.Close())
 	}
 	if d.audit != nil {
 		errs = append(errs, d.audit.Close())
