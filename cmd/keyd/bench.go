@@ -58,6 +58,7 @@ func benchSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 		if _, err := harden(); err != nil {
 			return err
 		}
+		collectLess()
 		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
 		return plan.run(ctx, t)

@@ -43,19 +43,12 @@ func serveSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 		if !locked {
 			log.Warn("secrets in memory may be swapped out: RLIMIT_MEMLOCK is not unlimited (LimitMEMLOCK=infinity in the unit)")
 		}
-		if os.Getenv("GOGC") == "" {
-			debug.SetGCPercent(gcPercent)
-		}
+		collectLess()
 		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
 		return serve(ctx, cfg, log)
 	}
 }
-
-// gcPercent is how much the daemon's heap, which is a few MiB, may grow before
-// garbage is collected: at Go's own 100 that is several times a second under
-// load, and a tenth of the daemon's work.
-const gcPercent = 300
 
 // serve runs the daemon until ctx ends.
 func serve(ctx context.Context, cfg *config, log *slog.Logger) (err error) {

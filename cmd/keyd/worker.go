@@ -34,6 +34,7 @@ func workerSetup(*flag.FlagSet) func(context.Context, terminal, []string) error 
 		if _, err := harden(); err != nil {
 			return err
 		}
+		collectLess()
 		conns, err := worker.Inherited()
 		if err != nil {
 			return err
