@@ -50,8 +50,8 @@ func newReplier(t *testing.T, alg jwe.SealAlg, enc string) (p *replier, public [
 	return p, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }
 
-// contentKey is that of a request.
-func (p *replier) contentKey(t *testing.T, compact string) []byte {
+// contentKey is that of a request, and the key that wraps it if there is one.
+func (p *replier) contentKey(t *testing.T, compact string) (cek, kek []byte) {
 	t.Helper()
 	m, err := jwe.Parse([]byte(compact), jwe.Policy{Algs: []string{string(p.alg)}, Encs: []string{p.enc}, MaxSize: 1 << 20})
 	if err != nil {
@@ -62,7 +62,7 @@ func (p *replier) contentKey(t *testing.T, compact string) []byte {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return cek
+		return cek, nil
 	}
 	z, err := p.ec.ECDH(m.Envelope.EPK)
 	if err != nil {
@@ -73,14 +73,15 @@ func (p *replier) contentKey(t *testing.T, compact string) []byte {
 		t.Fatal(err)
 	}
 	size, _ := boundary.CEKLen(p.enc)
-	cek, derived := make([]byte, size), d.Key(z)
+	derived := d.Key(z)
 	if p.alg == jwe.SealECDHES {
-		return derived
+		return derived, nil
 	}
+	cek = make([]byte, size)
 	if boundary.UnwrapAESKW(derived, m.Envelope.EncryptedKey, cek) != 1 {
 		t.Fatal("the content key does not unwrap")
 	}
-	return cek
+	return cek, derived
 }
 
 func (p *replier) reply(t *testing.T, cek, plaintext []byte) []byte {
@@ -102,8 +103,8 @@ func (p *replier) reply(t *testing.T, cek, plaintext []byte) []byte {
 
 // exchanged is an exchange of which everything is known.
 type exchanged struct {
-	id                   string
-	cek, request, answer []byte
+	id                        string
+	cek, kek, request, answer []byte
 }
 
 // begin has the daemon seal requests whose replies come under their own key.
@@ -118,7 +119,8 @@ func (p *replier) begin(t *testing.T, c *client.Client, n int) []exchanged {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x.id, x.cek = sealed.Exchange.ID, p.contentKey(t, sealed.JWE)
+		x.id = sealed.Exchange.ID
+		x.cek, x.kek = p.contentKey(t, sealed.JWE)
 		all = append(all, x)
 	}
 	return all
@@ -175,9 +177,21 @@ func (d *testDaemon) exchanging(t *testing.T, p *replier, inMemory bool) {
 		half := len(x.cek) / 2
 		secrets[fmt.Sprintf("content key %d", i)], secrets[fmt.Sprintf("content key %d, second half", i)] = x.cek[:half], x.cek[half:]
 	}
+	canary := make([]byte, 3000)
+	rand.Read(canary)
+	forget := d.plantCanary(t, canary)
+	defer forget()
+	waitFor(t, func() bool {
+		return residueOf(t, d.process.Pid, map[string][]byte{"canary": canary[2976:]})["canary"] > 0
+	})
 	held := residueOf(t, d.workers(t)[0], secrets)
 	if inMemory && len(held) != len(secrets) || !inMemory && len(held) != 0 {
 		t.Errorf("while %d keys are held, their process has %v in memory", len(all), held)
+	}
+	for i, x := range all {
+		if x.kek != nil {
+			secrets[fmt.Sprintf("wrapping key %d", i)] = x.kek[:16]
+		}
 	}
 	for name, n := range residueOf(t, d.process.Pid, secrets) {
 		t.Errorf("waiting for replies, the daemon has %s in memory, %d times", name, n)
