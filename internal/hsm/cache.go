@@ -85,6 +85,13 @@ func (c *cache) add(handle string, o object) {
 	c.keys[handle] = keyOf(o)
 }
 
+// filled ends findAll, well or not.
+func (c *cache) filled() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.filling = nil
+}
+
 func (c *cache) size() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -131,6 +138,7 @@ func (t *Token) findAll(s pkcs11.SessionHandle) error {
 	t.keys.mu.Lock()
 	t.keys.filling = map[string]bool{}
 	t.keys.mu.Unlock()
+	defer t.keys.filled()
 	all, err := t.readAll(s, ofClass(pkcs11.CKO_PRIVATE_KEY))
 	if err := errors.Join(err, t.ready(s)); err != nil {
 		return err
@@ -150,6 +158,5 @@ func (t *Token) findAll(s pkcs11.SessionHandle) error {
 			t.keys.add(handle, o)
 		}
 	}
-	t.keys.filling = nil
 	return nil
 }

@@ -81,7 +81,7 @@ func (t *Token) newContent() (*content, error) {
 
 // randomKey has the token make a key or, where it does not, take one from here.
 func (t *Token) randomKey(size int) (pkcs11.ObjectHandle, error) {
-	k, err := t.module.ctx.GenerateKey(t.login, []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, []*pkcs11.Attribute{
+	k, err := t.module.ctx.GenerateKey(t.loginSession(), []*pkcs11.Mechanism{pkcs11.NewMechanism(pkcs11.CKM_AES_KEY_GEN, nil)}, []*pkcs11.Attribute{
 		pkcs11.NewAttribute(pkcs11.CKA_TOKEN, false), pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true), pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
 		pkcs11.NewAttribute(pkcs11.CKA_DECRYPT, true), pkcs11.NewAttribute(pkcs11.CKA_VALUE_LEN, size),
@@ -92,7 +92,7 @@ func (t *Token) randomKey(size int) (pkcs11.ObjectHandle, error) {
 	value := make([]byte, size)
 	defer clear(value)
 	rand.Read(value)
-	if k, other := t.module.calls.create(t.login, contentKey(), value); other == nil {
+	if k, other := t.module.calls.create(t.loginSession(), contentKey(), value); other == nil {
 		return k, nil
 	}
 	return 0, meaning("C_GenerateKey", err)

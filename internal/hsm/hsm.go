@@ -113,8 +113,8 @@ type Token struct {
 	log     *slog.Logger
 	module  *module
 	slot    slot
-	login   pkcs11.SessionHandle // PKCS #11 v2.40 §2.6.6: closing the last session logs out
-	proven  bool                 // the token has accepted the PIN before; guarded by module.logins
+	login   atomic.Uint64 // the session that stays: PKCS #11 v2.40 §2.6.6, closing the last one logs out
+	proven  bool          // the token has accepted the PIN before; guarded by module.logins
 	mode    atomic.Pointer[mode]
 	keys    cache
 	points  points
@@ -234,7 +234,7 @@ func (t *Token) Close() error {
 			}
 		}
 	}
-	t.closeSession(t.login)
+	t.closeSession(t.loginSession())
 	if err := errors.Join(t.holding.close(), t.module.release()); err != nil {
 		return fmt.Errorf("closing the token: %w", err)
 	}

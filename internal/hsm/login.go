@@ -39,18 +39,23 @@ func (t *Token) logIn() error {
 	if err := plausible(pin); err != nil {
 		return fmt.Errorf("the PIN for token %s was not tried: %w: %w", t.slot, err, ErrPINRefused)
 	}
-	if t.login == 0 {
-		if t.login, err = t.openSession(t.check); err != nil { // Close ends it, whatever comes now
+	if t.loginSession() == 0 {
+		s, err := t.openSession(t.check)
+		if err != nil {
 			return err
 		}
+		t.login.Store(uint64(s)) // Close ends it, whatever comes now
 	}
 	t.module.logins.Lock()
 	defer t.module.logins.Unlock()
 	if err := t.present(pin); err != nil {
 		return err
 	}
-	return t.loggedIn(t.login)
+	return t.loggedIn(t.loginSession())
 }
+
+// loginSession is the session that holds the login; 0 before there is one.
+func (t *Token) loginSession() pkcs11.SessionHandle { return pkcs11.SessionHandle(t.login.Load()) }
 
 // plausible refuses what cannot be a PIN before it costs a try. A line end is
 // what an editor leaves in a PIN file.
@@ -80,7 +85,7 @@ func (t *Token) present(pin []byte) error {
 	if err != nil {
 		return err
 	}
-	err = t.module.calls.login(t.login, pin)
+	err = t.module.calls.login(t.loginSession(), pin)
 	switch {
 	case err == nil:
 		t.proven = true

@@ -136,7 +136,8 @@ func (t *Token) readAll(s pkcs11.SessionHandle, template ...*pkcs11.Attribute) (
 	for _, h := range handles {
 		o, err := t.read(s, h)
 		if is(err, pkcs11.CKR_OBJECT_HANDLE_INVALID) {
-			continue // destroyed since
+			t.log.Debug("an object has gone since it was found", "object", uint(h))
+			continue
 		}
 		if err != nil {
 			t.log.Warn("an object in the token cannot be read", "object", uint(h), "err", err)

@@ -84,10 +84,11 @@ func (t *Token) logInAgain(u *use) error {
 	}
 	*at = time.Now()
 	// A login needs a session that stays. If the one that did is gone, so are all.
-	if _, err := t.module.ctx.GetSessionInfo(t.login); err != nil {
+	if _, err := t.module.ctx.GetSessionInfo(t.loginSession()); err != nil {
 		t.sessions.Clear()
 		t.age.Add(1)
-		t.login, u.session = 0, 0
+		t.login.Store(0)
+		u.session = 0
 	}
 	// PKCS #11 v2.40 §5.6 (C_Logout): handles of private objects do not survive a
 	// logout. They could stand for other objects afterwards.
@@ -96,12 +97,12 @@ func (t *Token) logInAgain(u *use) error {
 	if err := t.logIn(); err != nil {
 		return t.breaks(fmt.Errorf("logging in again: %w", err))
 	}
-	if err := t.findAll(t.login); err != nil {
+	if err := t.findAll(t.loginSession()); err != nil {
 		return t.breaks(fmt.Errorf("finding the keys again: %w", err))
 	}
 	// Nor do keys of sessions, and what comes back may be another device.
 	t.holding.loseToken()
-	if err := t.learnIn(&use{session: t.login}); err != nil {
+	if err := t.learnIn(&use{session: t.loginSession()}); err != nil {
 		return t.breaks(fmt.Errorf("finding out anew what the token can do: %w", err))
 	}
 	t.logins.Add(1)
