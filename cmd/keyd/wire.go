@@ -11,9 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"keyd/internal/api"
 	"keyd/internal/audit"
@@ -62,14 +61,17 @@ func wire(ctx context.Context, cfg *config, log *slog.Logger) (_ *keyd, err erro
 }
 
 // atOnce makes parts that need nothing of each other: a large audit log and a
-// large registry are read while a large token is. The first failure is returned.
+// large registry are read while a large token is. Every failure is returned; none
+// ends the others, because a login that is broken off counts as a PIN refused.
 func atOnce(makes ...func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		var group errgroup.Group
-		for _, make := range makes {
-			group.Go(func() error { return make(ctx) })
+		errs := make([]error, len(makes))
+		var all sync.WaitGroup
+		for i, part := range makes {
+			all.Go(func() { errs[i] = part(ctx) })
 		}
-		return group.Wait()
+		all.Wait()
+		return errors.Join(errs...)
 	}
 }
 
