@@ -54,15 +54,20 @@ func (m *Module) Fail(lines ...string) {
 	}
 }
 
-// Calls counts the calls of a function since the last Forget.
-func (m *Module) Calls(name string) int {
+// Made are the functions that were called since the last Forget, in their order.
+func (m *Module) Made() []string {
 	raw, err := os.ReadFile(m.control + ".log")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		m.t.Fatal(err)
 	}
+	return strings.Fields(string(raw))
+}
+
+// Calls counts the calls of a function since the last Forget.
+func (m *Module) Calls(name string) int {
 	n := 0
-	for line := range strings.Lines(string(raw)) {
-		if line == name+"\n" {
+	for _, made := range m.Made() {
+		if made == name {
 			n++
 		}
 	}
