@@ -165,6 +165,20 @@ func TestForgeriesAreFound(t *testing.T) {
 	}
 }
 
+// TestAnEntryOfAnotherChainIsFound: an entry that is whole, has the right number
+// and says the right thing, and comes from another log.
+func TestAnEntryOfAnotherChainIsFound(t *testing.T) {
+	ours, theirs := two(t), two(t)
+	alien := theirs.bundle().Entries
+	for i := range alien {
+		b := ours.bundle()
+		b.Entries[i] = alien[i]
+		if v := verify(t, ours.export(b)); !faulty(v, "it belongs to another chain than entry") {
+			t.Errorf("the entry in place %d: faults %v", i+1, v.Faults)
+		}
+	}
+}
+
 // TestAWholeForgeryIsFoundAgainstWhatIsKeptElsewhere: another daemon's document
 // holds by itself, and against nothing of ours.
 func TestAWholeForgeryIsFoundAgainstWhatIsKeptElsewhere(t *testing.T) {
