@@ -25,6 +25,30 @@ var Pause = pause
 // ErrLost exposes errLost.
 var ErrLost = errLost
 
+// ErrGrown exposes errGrown.
+var ErrGrown = errGrown
+
+// NewToken is a token that no worker serves yet.
+func NewToken(cfg Config) *Token { return newToken(cfg) }
+
+// ServedBy has the worker at the other end of p serve the token until there is a
+// reason to replace it, and returns that once the worker is of no more use.
+func (t *Token) ServedBy(p *Peer) error {
+	w := &worker{process: &process{}, peer: p.peer, broken: make(chan error, 1)}
+	p.broken = func(why error) { w.broken <- why }
+	t.serving(w)
+	why := t.watch(w)
+	t.lost(w, why)
+	w.peer.finish(why)
+	return why
+}
+
+// Replace tries to start a worker in the place of one that is gone, until Close.
+func (t *Token) Replace() {
+	defer close(t.ended)
+	t.replace(&worker{}, 1)
+}
+
 // IsSlow exposes worker.isSlow, of one that was handed the PIN or not.
 func IsSlow(login bool, err error) bool {
 	var w worker

@@ -25,8 +25,9 @@ import (
 // does to it is what these tests are about; the real thing is tested behind the
 // pipe in package hsm.
 type echo struct {
-	cfg  hsm.Config
-	hold chan struct{} // Open of the handle "hold" waits for it
+	cfg   hsm.Config
+	hold  chan struct{} // Open of the handle "hold" waits for it
+	takes time.Duration // that Open of the handle "slow" takes, and Generate
 
 	mu        sync.Mutex
 	cancelled int
@@ -50,6 +51,10 @@ func (e *echo) Open(ctx context.Context, handle string, env *boundary.Envelope) 
 			e.mu.Unlock()
 			return nil, ctx.Err()
 		}
+	case "slow":
+		if err := e.work(ctx); err != nil {
+			return nil, err
+		}
 	}
 	plaintext := bytes.Clone(env.Ciphertext)
 	e.mu.Lock()
@@ -70,8 +75,17 @@ func (e *echo) Public(_ context.Context, handle string) (crypto.PublicKey, error
 	return &key.PublicKey, err
 }
 
-func (e *echo) Generate(context.Context, boundary.Spec) (boundary.Generated, error) {
-	return boundary.Generated{Handle: "made"}, nil
+func (e *echo) work(ctx context.Context) error {
+	select {
+	case <-time.After(e.takes):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *echo) Generate(ctx context.Context, _ boundary.Spec) (boundary.Generated, error) {
+	return boundary.Generated{Handle: "made"}, e.work(ctx)
 }
 func (e *echo) Discard(context.Context, boundary.Spec) error  { return nil }
 func (e *echo) Destroy(context.Context, string) (bool, error) { return true, nil }
@@ -91,6 +105,12 @@ func served(t testing.TB, e *echo, lines int) *worker.Peer {
 		a, b := socketPair(t)
 		ours, theirs = append(ours, a), append(theirs, b)
 	}
+	return connected(t, e, ours, theirs)
+}
+
+// connected is served, by connections that there are.
+func connected(t testing.TB, e *echo, ours []net.Conn, theirs []worker.Conn) *worker.Peer {
+	t.Helper()
 	done := make(chan error, 1)
 	go func() {
 		done <- worker.Serve(context.WithoutCancel(t.Context()), theirs, e.open, testWriter{t})
