@@ -23,7 +23,7 @@ const mostGrowth = 256 << 20
 const growthEvery = time.Second
 
 // errGrown: nothing is wrong with the module but its size, so what it is doing may
-// come to its end.
+// come to its end, within retireLimit.
 var errGrown = errors.New("the PKCS #11 module has grown too large")
 
 // outsideGo is how much resident memory the process has that Go knows nothing of.
