@@ -46,6 +46,10 @@ func LimitManagement(t *Token, slow, limit time.Duration) {
 	t.manage.limit.set(limit)
 }
 
+// LimitLogins changes in what time a token is logged in to again so often and no
+// more.
+func LimitLogins(t *Token, span time.Duration) { t.loginSpan.set(span) }
+
 // LookAtAll reads every key object with one call and part by part, and says
 // where the two differ, and how many private keys one call was enough for.
 func LookAtAll(t *Token) (looked int, differences []string) {

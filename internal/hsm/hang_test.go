@@ -156,18 +156,25 @@ func TestCloseDoesNotWaitForEver(t *testing.T) {
 func TestCallThatDoesNotComeBackIsNoticed(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault string
-		do    func(context.Context, *hsm.Token, boundary.Generated) error
+		do    func(ctx context.Context, token *hsm.Token, g boundary.Generated, ref string) error
 	}{
-		"opening": {"C_Decrypt hang", func(ctx context.Context, token *hsm.Token, g boundary.Generated) error {
+		"opening": {"C_Decrypt hang", func(ctx context.Context, token *hsm.Token, g boundary.Generated, _ string) error {
 			_, err := token.Open(ctx, g.Handle, seal(t, g))
 			return err
 		}},
-		"health": {"C_GetTokenInfo hang", func(ctx context.Context, token *hsm.Token, _ boundary.Generated) error {
+		"health": {"C_GetTokenInfo hang", func(ctx context.Context, token *hsm.Token, _ boundary.Generated, _ string) error {
 			return errors.New(token.Health(ctx).Err)
 		}},
-		"finding": {"C_FindObjectsInit hang", func(ctx context.Context, token *hsm.Token, g boundary.Generated) error {
+		"finding": {"C_FindObjectsInit hang", func(ctx context.Context, token *hsm.Token, g boundary.Generated, _ string) error {
 			_, err := token.Find(ctx, g.Handle)
 			return err
+		}},
+		"holding a content key": {"C_CreateObject hang", func(ctx context.Context, token *hsm.Token, _ boundary.Generated, _ string) error {
+			_, err := token.Hold(ctx, boundary.A256GCM, make([]byte, 32))
+			return err
+		}},
+		"releasing one": {"C_DestroyObject hang", func(ctx context.Context, token *hsm.Token, _ boundary.Generated, ref string) error {
+			return token.Release(ctx, ref)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -177,12 +184,13 @@ func TestCallThatDoesNotComeBackIsNoticed(t *testing.T) {
 			broken := brokenTo(&cfg)
 			token := open(t, cfg)
 			g := generate(t, token)
+			ref, _ := held(t, token, 7)
 			hsm.LimitManagement(token, time.Minute, 200*time.Millisecond)
 			f.fail(c.fault)
 			defer f.heal()
 			ctx, cancel := context.WithCancel(t.Context())
 			came := make(chan error, 1)
-			go func() { came <- c.do(ctx, token, g) }()
+			go func() { came <- c.do(ctx, token, g, ref) }()
 			isBroken(t, broken, boundary.ErrUnavailable)
 			cancel()
 			if err := <-came; err == nil {

@@ -132,6 +132,7 @@ type Token struct {
 	logins     atomic.Uint64 // logins after the first
 	relogin    sync.Mutex
 	loggedInAt [mostLogins]time.Time // the last logins after the first; guarded by relogin
+	loginSpan  span
 	// handles is held while a key's object handle is used, and for writing while
 	// every one of them may come to stand for something else.
 	handles   sync.RWMutex
@@ -176,6 +177,7 @@ func open(ctx context.Context, cfg Config) (_ *Token, err error) {
 	t.hold = newLane("content key", 1, true, false, cfg.SessionWait)
 	t.hold.limit.set(cfg.CallTimeout)
 	t.hold.lasting = true
+	t.loginSpan.set(loginSpan)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Close())

@@ -79,7 +79,7 @@ func (t *Token) logInAgain(u *use) error {
 		return t.breaks(err)
 	}
 	at := &t.loggedInAt[t.logins.Load()%mostLogins]
-	if time.Since(*at) < loginSpan {
+	if time.Since(*at) < t.loginSpan.get() {
 		return t.breaks(fmt.Errorf("it does so again and again: %w", boundary.ErrUnavailable))
 	}
 	*at = time.Now()

@@ -107,6 +107,51 @@ func TestTokenThatLogsUsOutIsLoggedInToOnce(t *testing.T) {
 	}
 }
 
+// A token that logs keyd out again and again is logged in to five times in a span
+// of time and then given up: each login shows it the PIN and has every key looked
+// for, and no envelope opens meanwhile.
+func TestTokenThatLogsUsOutAgainAndAgainIsGivenUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		span       time.Duration
+		most, outs int
+	}{
+		"in an hour":   {time.Hour, 5, 8},
+		"now and then": {time.Nanosecond, 8, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := softHSM(t)
+			f := withFaults(t, &cfg)
+			broken := brokenTo(&cfg)
+			token := open(t, cfg)
+			hsm.LimitLogins(token, c.span)
+			g := generate(t, token)
+			ctx, slot, _ := initialised(t, cfg)
+			s, err := ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+			must(t, err)
+			f.forget()
+			for range c.most {
+				must(t, ctx.Logout(s))
+				opens(t, token, g)
+			}
+			isWell(t, broken)
+			for n := c.most; n < c.outs; n++ {
+				if n == c.most {
+					must(t, ctx.Logout(s))
+				}
+				if _, err := token.Open(t.Context(), g.Handle, seal(t, g)); !errors.Is(err, boundary.ErrUnavailable) {
+					t.Errorf("Open, logged out once more: %v, want boundary.ErrUnavailable", err)
+				}
+			}
+			if n := f.calls("C_Login"); n != c.most {
+				t.Errorf("%d logins, want %d", n, c.most)
+			}
+			if c.most < c.outs {
+				isBroken(t, broken, boundary.ErrUnavailable)
+			}
+		})
+	}
+}
+
 // Without any envelope on its way it is noticed too: by the probe that asks how
 // things are.
 func TestHealthLogsInAgain(t *testing.T) {

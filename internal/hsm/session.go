@@ -163,6 +163,9 @@ func once[T any](t *Token, l *lane, u *use, f func(u *use) (T, error)) (T, error
 	if err == nil && u.logins != t.logins.Load() {
 		err = errRenumbered
 	}
+	if l == t.manage && errors.Is(err, boundary.ErrNoKey) {
+		err = t.missing(u, err)
+	}
 	if err != nil {
 		t.destroyLeft(u) // before anything is repaired, and the session another one
 	}
@@ -173,6 +176,20 @@ func once[T any](t *Token, l *lane, u *use, f func(u *use) (T, error)) (T, error
 // which were found before may have stood for something else afterwards. Where
 // handles is held, which is for as long as an opening takes, that cannot be.
 var errRenumbered = fmt.Errorf("the token logged this process out meanwhile: %w", boundary.ErrUnavailable)
+
+// missing tells a key that is not there from one whose object handle went with a
+// logout in the middle of the turn.
+func (t *Token) missing(u *use, why error) error {
+	t.handles.RLock() // nobody is about to log in
+	defer t.handles.RUnlock()
+	if u.logins != t.logins.Load() {
+		return errRenumbered
+	}
+	if err := t.ready(u.session); err != nil {
+		return err
+	}
+	return why
+}
 
 // openFor opens a session for one turn.
 func (t *Token) openFor(l *lane, u *use) (err error) {

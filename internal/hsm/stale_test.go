@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -182,4 +183,127 @@ func TestLevelIsFoundAnewAfterALogin(t *testing.T) {
 			t.Errorf("%s: with the floor unwrap: %v", c.fault, err)
 		}
 	}
+}
+
+// A module may give a number out again. One that stood for a session which went
+// with all the others is not used for whose it is now: two operations in one
+// session crash some modules, and get each other's answers in others.
+func TestSessionNumbersOfBeforeTheLossOfAllAreNotUsedAfterIt(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	f.fail("renumber")
+	broken := brokenTo(&cfg)
+	token := open(t, cfg)
+	g := generate(t, token)
+	ctx, slot, _ := initialised(t, cfg)
+	_, err := ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+	must(t, err)
+	must(t, ctx.CloseAllSessions(slot))
+	foundWell(t, token)
+	f.forget()
+	f.fail("C_Decrypt hang")
+	env := seal(t, g)
+	done := make(chan error, cfg.Sessions)
+	for n := range cfg.Sessions { // one after the other, in the order of the pool
+		go func() {
+			_, err := token.Open(t.Context(), g.Handle, env)
+			done <- err
+		}()
+		eventually(t, "it to be in the module", func() bool { return f.calls("C_Decrypt") > n })
+	}
+	again := 0
+	for number := range 256 {
+		n := f.calls(fmt.Sprintf("C_Decrypt in %d", number))
+		if n > 1 {
+			t.Errorf("%d operations at once in session %d", n, number)
+		}
+		if n > 0 && number <= 1+cfg.Sessions { // the first of all is that of the login
+			again++
+		}
+	}
+	if again == 0 {
+		t.Fatal("no number was given out again, so this says nothing")
+	}
+	if n := f.calls("C_CloseSession"); n != 0 {
+		t.Errorf("%d sessions were closed under others", n)
+	}
+	f.heal()
+	for range cfg.Sessions {
+		if err := <-done; err != nil {
+			t.Errorf("Open: %v", err)
+		}
+	}
+	isWell(t, broken)
+}
+
+// Nor is an object handle that was found before a login, in a module which gives it
+// to another key afterwards: what is said of the one would be the other's, and the
+// cache would open with the other.
+func TestObjectHandleOfBeforeALoginIsNotTakenForAnotherKey(t *testing.T) {
+	for name, number := range map[string]string{"another key has it": "renumber", "nobody has it": "as it is"} {
+		t.Run(name, func(t *testing.T) {
+			cfg := softHSM(t)
+			f := withFaults(t, &cfg)
+			f.fail(number)
+			broken := brokenTo(&cfg)
+			token := open(t, cfg)
+			hsm.LimitLogins(token, time.Nanosecond)
+			opening := makeOf(t, token, boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048})
+			signing := makeOf(t, token, boundary.Material{Algorithm: boundary.PS256, Bits: 2048})
+			ctx, slot, _ := initialised(t, cfg)
+			s, err := ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+			must(t, err)
+			check := func(what string, found boundary.Found, want boundary.Generated) {
+				t.Helper()
+				for _, use := range []string{"CKA_DECRYPT", "CKA_SIGN"} {
+					if got, want := found.Evidence.Attributes[use], want.Evidence.Attributes[use]; got != want {
+						t.Errorf("%s says that %s is %s, want %s", what, use, got, want)
+					}
+				}
+			}
+			// loggedOut has a logout and what login does take place while something is in
+			// the module.
+			loggedOut := func(call string, login func(), do func() error) {
+				t.Helper()
+				f.forget()
+				f.fail(call)
+				done := make(chan error, 1)
+				go func() { done <- do() }()
+				eventually(t, "it to be in the module", func() bool { return f.calls("C_FindObjectsFinal") == hangs(call) })
+				must(t, ctx.Logout(s))
+				login()
+				f.heal()
+				if err := <-done; err != nil {
+					t.Errorf("%s: %v", call, err)
+				}
+				opens(t, token, opening)
+			}
+			for what, login := range map[string]func(){"logged in": func() { foundWell(t, token) }, "not yet": func() {}} {
+				find := func() error {
+					found, err := token.Find(t.Context(), opening.Handle)
+					check("Find, "+what, found, opening)
+					return err
+				}
+				loggedOut("C_FindObjectsFinal only 2 hang", login, find) // the private key was found
+				loggedOut("C_FindObjectsFinal only 3 hang", login, find) // and read
+				loggedOut("C_FindObjectsFinal only 2 hang", login, func() error {
+					all, err := token.List(t.Context())
+					if len(all) != 2 {
+						t.Errorf("List, %s = %d keys, want 2", what, len(all))
+					}
+					for _, found := range all {
+						check("List, "+what, found, map[string]boundary.Generated{opening.Handle: opening, signing.Handle: signing}[found.Handle])
+					}
+					return err
+				})
+			}
+			isWell(t, broken)
+		})
+	}
+}
+
+// hangs is the call that a fault of the kind "only 2 hang" holds up.
+func hangs(fault string) (n int) {
+	_, _ = fmt.Sscanf(fault, "C_FindObjectsFinal only %d", &n)
+	return n
 }

@@ -9,6 +9,7 @@
 //   C_Decrypt map 0x40 0x6  answers 0x6 where the module answers 0x40
 //   C_Decrypt hang          waits until the line is gone
 //   C_Decrypt first 2 0x30  fails twice with that code, and then no more
+//   C_Decrypt only 2 hang   the second call waits until the line is gone
 //   C_Login crash           takes the process with it
 //   C_Decrypt segv          the same, by an access to what is not there
 //   flags 0x40000           token flags that are added
@@ -37,6 +38,9 @@
 //   wrong                   what comes out of C_Decrypt is not right
 //   stall 1000              a key takes that many milliseconds more to be made, and
 //                           C_Decrypt waits for it
+//   renumber                (when it is initialised) numbers of sessions are given out
+//                           again, the highest that is free first; after a logout a key
+//                           of the token gets the object handle of another one
 //
 // Every call is noted in that file's name with ".log" added.
 #include <dlfcn.h>
@@ -83,29 +87,30 @@ static void note(const char *name)
 	}
 }
 
-// early says whether fewer than so many calls of a function were made since the
-// control file was written.
-static int early(const char *name, unsigned long times)
+// earlier counts the calls of a function since the control file was written.
+static unsigned long earlier(const char *name)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	static struct { const char *name; ino_t file; unsigned long calls; } seen[64];
+	static struct { const char *name; struct timespec written; ino_t file; unsigned long calls; } seen[64];
 	struct stat st;
-	int found = 0;
+	unsigned long calls = 0;
 	if (stat(control, &st))
 		return 0;
 	pthread_mutex_lock(&lock);
 	for (int i = 0; i < 64; i++)
 		if (!seen[i].name || !strcmp(seen[i].name, name)) {
-			if (!seen[i].name || seen[i].file != st.st_ino) {
+			if (!seen[i].name || seen[i].file != st.st_ino || // which comes again
+			    memcmp(&seen[i].written, &st.st_mtim, sizeof st.st_mtim)) {
 				seen[i].name = name;
 				seen[i].file = st.st_ino;
+				seen[i].written = st.st_mtim;
 				seen[i].calls = 0;
 			}
-			found = seen[i].calls++ < times;
+			calls = seen[i].calls++;
 			break;
 		}
 	pthread_mutex_unlock(&lock);
-	return found;
+	return calls;
 }
 
 // before says whether a call fails before it does anything, and how.
@@ -120,10 +125,13 @@ static int before(const char *name, CK_RV *rv)
 	if (line(name, 0, rest, sizeof rest) && !strncmp(rest, "segv", 4))
 		*(volatile int *)0 = 0;
 	unsigned long times, code;
-	if (line(name, 0, rest, sizeof rest) && sscanf(rest, "first %lu %lx", &times, &code) == 2 && early(name, times)) {
+	if (line(name, 0, rest, sizeof rest) && sscanf(rest, "first %lu %lx", &times, &code) == 2 && earlier(name) < times) {
 		*rv = code;
 		return 1;
 	}
+	if (line(name, 0, rest, sizeof rest) && sscanf(rest, "only %lu hang", &times) == 1 && earlier(name) == times - 1)
+		while (line(name, 0, rest, sizeof rest) && !strncmp(rest, "only", 4))
+			usleep(2000);
 	if (!line(name, 0, rest, sizeof rest) || strncmp(rest, "0x", 2))
 		return 0;
 	*rv = strtoul(rest, NULL, 16);
@@ -144,6 +152,8 @@ static CK_RV after(const char *name, CK_RV rv)
 	return rv;
 }
 
+#include "numbers.h"
+
 #define PASS(name, params, args) \
 	static CK_RV my_##name params \
 	{ \
@@ -153,11 +163,55 @@ static CK_RV after(const char *name, CK_RV rv)
 
 PASS(C_Finalize, (CK_VOID_PTR p), (p))
 PASS(C_GetSlotList, (CK_BBOOL b, CK_SLOT_ID_PTR l, CK_ULONG_PTR n), (b, l, n))
-PASS(C_Login, (CK_SESSION_HANDLE s, CK_USER_TYPE u, CK_UTF8CHAR_PTR p, CK_ULONG n), (s, u, p, n))
-PASS(C_FindObjectsInit, (CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG n), (s, t, n))
-PASS(C_FindObjects, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE_PTR o, CK_ULONG m, CK_ULONG_PTR n), (s, o, m, n))
-PASS(C_FindObjectsFinal, (CK_SESSION_HANDLE s), (s))
-PASS(C_DestroyObject, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (s, o))
+PASS(C_Login, (CK_SESSION_HANDLE s, CK_USER_TYPE u, CK_UTF8CHAR_PTR p, CK_ULONG n), (as(s), u, p, n))
+PASS(C_FindObjectsInit, (CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG n), (as(s), t, n))
+PASS(C_FindObjectsFinal, (CK_SESSION_HANDLE s), (as(s)))
+PASS(C_DestroyObject, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (as(s), behind(o)))
+PASS(C_DigestInit, (CK_SESSION_HANDLE s, CK_MECHANISM_PTR m), (as(s), m))
+PASS(C_DigestUpdate, (CK_SESSION_HANDLE s, CK_BYTE_PTR p, CK_ULONG n), (as(s), p, n))
+
+static CK_RV my_C_Logout(CK_SESSION_HANDLE s)
+{
+	CK_RV rv;
+	if (before("C_Logout", &rv))
+		return rv;
+	forget_numbers(0);
+	return after("C_Logout", real->C_Logout(as(s)));
+}
+
+static CK_RV my_C_CloseAllSessions(CK_SLOT_ID id)
+{
+	CK_RV rv;
+	if (before("C_CloseAllSessions", &rv))
+		return rv;
+	forget_numbers(1);
+	return after("C_CloseAllSessions", real->C_CloseAllSessions(id));
+}
+
+static CK_RV my_C_FindObjects(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE_PTR o, CK_ULONG m, CK_ULONG_PTR n)
+{
+	CK_RV rv;
+	if (before("C_FindObjects", &rv))
+		return rv;
+	rv = real->C_FindObjects(as(s), o, m, n);
+	for (CK_ULONG i = 0; rv == CKR_OK && i < *n; i++)
+		number(s, &o[i]);
+	return after("C_FindObjects", rv);
+}
+
+// made gives an object that a call has made its number.
+static CK_RV made(const char *name, CK_RV rv, CK_SESSION_HANDLE s, CK_OBJECT_HANDLE_PTR o)
+{
+	if (rv == CKR_OK)
+		number(s, o);
+	return after(name, rv);
+}
+
+static CK_RV my_C_GenerateKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_ATTRIBUTE_PTR t, CK_ULONG n, CK_OBJECT_HANDLE_PTR o)
+{
+	CK_RV rv;
+	return before("C_GenerateKey", &rv) ? rv : made("C_GenerateKey", real->C_GenerateKey(as(s), m, t, n, o), s, o);
+}
 
 static int sessions; // open ones
 static CK_SESSION_HANDLE broken[256]; // sessions that "fragile" broke
@@ -182,7 +236,7 @@ static CK_RV my_C_CreateObject(CK_SESSION_HANDLE s, CK_ATTRIBUTE_PTR t, CK_ULONG
 {
 	CK_RV rv;
 	CK_ATTRIBUTE room[64];
-	return before("C_CreateObject", &rv) ? rv : after("C_CreateObject", real->C_CreateObject(s, loosen(t, n, room), n, o));
+	return before("C_CreateObject", &rv) ? rv : made("C_CreateObject", real->C_CreateObject(as(s), loosen(t, n, room), n, o), s, o);
 }
 
 static pthread_mutex_t stalling = PTHREAD_MUTEX_INITIALIZER;
@@ -197,9 +251,9 @@ static unsigned long stall(void)
 	return strtoul(rest, NULL, 10);
 }
 
-PASS(C_DigestKey, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (s, o))
-PASS(C_DigestFinal, (CK_SESSION_HANDLE s, CK_BYTE_PTR p, CK_ULONG_PTR n), (s, p, n))
-PASS(C_Sign, (CK_SESSION_HANDLE s, CK_BYTE_PTR d, CK_ULONG n, CK_BYTE_PTR p, CK_ULONG_PTR m), (s, d, n, p, m))
+PASS(C_DigestKey, (CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o), (as(s), behind(o)))
+PASS(C_DigestFinal, (CK_SESSION_HANDLE s, CK_BYTE_PTR p, CK_ULONG_PTR n), (as(s), p, n))
+PASS(C_Sign, (CK_SESSION_HANDLE s, CK_BYTE_PTR d, CK_ULONG n, CK_BYTE_PTR p, CK_ULONG_PTR m), (as(s), d, n, p, m))
 
 // lacks says whether the module does not have a mechanism.
 static int lacks(CK_MECHANISM_PTR m)
@@ -216,7 +270,7 @@ static CK_RV my_C_SignInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HA
 	CK_RV rv;
 	if (before("C_SignInit", &rv))
 		return rv;
-	return lacks(m) ? CKR_MECHANISM_INVALID : after("C_SignInit", real->C_SignInit(s, m, o));
+	return lacks(m) ? CKR_MECHANISM_INVALID : after("C_SignInit", real->C_SignInit(as(s), m, behind(o)));
 }
 
 static CK_RV my_C_UnwrapKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE k, CK_BYTE_PTR w, CK_ULONG n,
@@ -226,7 +280,7 @@ static CK_RV my_C_UnwrapKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_H
 	if (before("C_UnwrapKey", &rv))
 		return rv;
 	CK_ATTRIBUTE room[64];
-	return lacks(m) ? CKR_MECHANISM_INVALID : after("C_UnwrapKey", real->C_UnwrapKey(s, m, k, w, n, loosen(t, nt, room), nt, o));
+	return lacks(m) ? CKR_MECHANISM_INVALID : made("C_UnwrapKey", real->C_UnwrapKey(as(s), m, behind(k), w, n, loosen(t, nt, room), nt, o), s, o);
 }
 
 // sp800 is what PKCS #11 v3.0 §2.3.17 says of CKD_SHA256_KDF_SP800, for one round:
@@ -273,9 +327,9 @@ static CK_RV my_C_DeriveKey(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_H
 	if (p && line("der", 0, rest, sizeof rest) && (p->ulPublicDataLen == 65 || p->ulPublicDataLen == 97 || p->ulPublicDataLen == 133))
 		return CKR_MECHANISM_PARAM_INVALID;
 	if (p && p->kdf == 0x10 && line("sp800", 0, rest, sizeof rest))
-		return after("C_DeriveKey", sp800(s, m, k, t, nt, o));
+		return made("C_DeriveKey", sp800(as(s), m, behind(k), t, nt, o), s, o);
 	CK_ATTRIBUTE room[64];
-	return after("C_DeriveKey", real->C_DeriveKey(s, m, k, loosen(t, nt, room), nt, o));
+	return made("C_DeriveKey", real->C_DeriveKey(as(s), m, behind(k), loosen(t, nt, room), nt, o), s, o);
 }
 
 static CK_RV my_C_DecryptInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT_HANDLE o)
@@ -288,13 +342,17 @@ static CK_RV my_C_DecryptInit(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_OBJECT
 		return CKR_MECHANISM_INVALID;
 	if (line("fragile", 0, rest, sizeof rest) && broken[s % 256] == s)
 		return CKR_OPERATION_ACTIVE;
-	return after("C_DecryptInit", real->C_DecryptInit(s, m, o));
+	return after("C_DecryptInit", real->C_DecryptInit(as(s), m, behind(o)));
 }
 
 static CK_RV my_C_Decrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR c, CK_ULONG n, CK_BYTE_PTR p, CK_ULONG_PTR m)
 {
 	CK_RV rv;
 	char rest[256];
+	if (renumbers) {
+		snprintf(rest, sizeof rest, "C_Decrypt in %lu", s);
+		note(rest);
+	}
 	if (before("C_Decrypt", &rv))
 		return rv;
 	if (stall())
@@ -304,7 +362,7 @@ static CK_RV my_C_Decrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR c, CK_ULONG n, CK_BYT
 		if (lost)
 			memset(lost, 1, atol(rest));
 	}
-	rv = real->C_Decrypt(s, c, n, p, m);
+	rv = real->C_Decrypt(as(s), c, n, p, m);
 	if (rv != CKR_OK) {
 		broken[s % 256] = s;
 		if (line("leak", 0, rest, sizeof rest)) {
@@ -321,10 +379,18 @@ static CK_RV my_C_Decrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR c, CK_ULONG n, CK_BYT
 static CK_RV my_C_Initialize(CK_VOID_PTR args)
 {
 	CK_RV rv;
+	char rest[256];
 	const char *path = getenv("KEYD_FAULTY_CONTROL");
 	if (!*control) // others may read it, and a second user of the library comes by here too
 		snprintf(control, sizeof control, "%s", path ? path : "/dev/null");
-	return before("C_Initialize", &rv) ? rv : after("C_Initialize", real->C_Initialize(args));
+	if (before("C_Initialize", &rv))
+		return rv;
+	rv = real->C_Initialize(args);
+	if (rv == CKR_OK) {
+		forget_numbers(1);
+		renumbers = line("renumber", 0, rest, sizeof rest);
+	}
+	return after("C_Initialize", rv);
 }
 
 static CK_RV my_C_OpenSession(CK_SLOT_ID id, CK_FLAGS f, CK_VOID_PTR p, CK_NOTIFY n, CK_SESSION_HANDLE_PTR s)
@@ -336,8 +402,10 @@ static CK_RV my_C_OpenSession(CK_SLOT_ID id, CK_FLAGS f, CK_VOID_PTR p, CK_NOTIF
 	if (line("sessions", 0, rest, sizeof rest) && sessions >= atoi(rest))
 		return CKR_SESSION_COUNT;
 	rv = after("C_OpenSession", real->C_OpenSession(id, f, p, n, s));
-	if (rv == CKR_OK)
+	if (rv == CKR_OK) {
 		__atomic_add_fetch(&sessions, 1, __ATOMIC_SEQ_CST);
+		*s = number_session(*s);
+	}
 	return rv;
 }
 
@@ -347,7 +415,10 @@ static CK_RV my_C_CloseSession(CK_SESSION_HANDLE s)
 	if (before("C_CloseSession", &rv))
 		return rv;
 	__atomic_sub_fetch(&sessions, 1, __ATOMIC_SEQ_CST);
-	return after("C_CloseSession", real->C_CloseSession(s));
+	rv = real->C_CloseSession(as(s));
+	if (renumbers && s < 256)
+		opened[s] = 0;
+	return after("C_CloseSession", rv);
 }
 
 static CK_RV my_C_GetTokenInfo(CK_SLOT_ID id, CK_TOKEN_INFO_PTR info)
@@ -372,7 +443,7 @@ static CK_RV my_C_GetSessionInfo(CK_SESSION_HANDLE s, CK_SESSION_INFO_PTR info)
 	char rest[256];
 	if (before("C_GetSessionInfo", &rv))
 		return rv;
-	rv = real->C_GetSessionInfo(s, info);
+	rv = real->C_GetSessionInfo(as(s), info);
 	if (line("state", 0, rest, sizeof rest))
 		info->state = strtoul(rest, NULL, 10);
 	return after("C_GetSessionInfo", rv);
@@ -396,6 +467,8 @@ static CK_RV my_C_GetAttributeValue(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE o, CK_
 	CK_ULONG silent[64] = { 0 };
 	if (before("C_GetAttributeValue", &rv))
 		return rv;
+	s = as(s);
+	o = behind(o);
 	if (n > 6 && line("many", 0, rest, sizeof rest))
 		return strtoul(rest, NULL, 16);
 	for (CK_ULONG i = 0; i < n && i < 64; i++)
@@ -466,7 +539,11 @@ static CK_RV my_C_GenerateKeyPair(CK_SESSION_HANDLE s, CK_MECHANISM_PTR m, CK_AT
 	CK_ATTRIBUTE room[64];
 	unsigned long held = stall();
 	usleep(held * 1000);
-	rv = real->C_GenerateKeyPair(s, m, pub, npub, loosen(priv, npriv, room), npriv, a, b);
+	rv = real->C_GenerateKeyPair(as(s), m, pub, npub, loosen(priv, npriv, room), npriv, a, b);
+	if (rv == CKR_OK) {
+		number(s, a);
+		number(s, b);
+	}
 	if (held)
 		pthread_mutex_unlock(&stalling);
 	return after("C_GenerateKeyPair", rv);
@@ -487,7 +564,8 @@ CK_RV C_GetFunctionList(CK_FUNCTION_LIST_PTR_PTR list)
 	OURS(C_FindObjectsInit); OURS(C_FindObjects); OURS(C_FindObjectsFinal);
 	OURS(C_GetAttributeValue); OURS(C_DestroyObject); OURS(C_GenerateKeyPair);
 	OURS(C_DecryptInit); OURS(C_Decrypt); OURS(C_CreateObject); OURS(C_DigestKey); OURS(C_DigestFinal);
-	OURS(C_SignInit); OURS(C_Sign); OURS(C_UnwrapKey); OURS(C_DeriveKey);
+	OURS(C_SignInit); OURS(C_Sign); OURS(C_UnwrapKey); OURS(C_DeriveKey); OURS(C_GenerateKey);
+	OURS(C_DigestInit); OURS(C_DigestUpdate); OURS(C_Logout); OURS(C_CloseAllSessions);
 	*list = &ours;
 	return CKR_OK;
 }
