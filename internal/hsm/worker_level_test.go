@@ -160,7 +160,7 @@ func TestDecryptsInAWorkerDoNotWaitForKeyGeneration(t *testing.T) {
 }
 
 // A module that leaks does not take the machine with it: its process is replaced,
-// and what it was doing is finished first.
+// and what it was doing has 2 s to be finished.
 func TestWorkerWhoseModuleLeaksIsReplaced(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)
