@@ -185,8 +185,59 @@ func TestLevelIsFoundAnewAfterALogin(t *testing.T) {
 	}
 }
 
-// An object handle that was found before a login is not used after it, in a module
-// which gives it to another key: what is said of the one would be the other's, and the
+// A module may give a number out again. One that stood for a session which went
+// with all the others is not used for whose it is now: two operations in one
+// session crash some modules, and get each other's answers in others.
+func TestSessionNumbersOfBeforeTheLossOfAllAreNotUsedAfterIt(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	f.fail("renumber")
+	broken := brokenTo(&cfg)
+	token := open(t, cfg)
+	g := generate(t, token)
+	ctx, slot, _ := initialised(t, cfg)
+	_, err := ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+	must(t, err)
+	must(t, ctx.CloseAllSessions(slot))
+	foundWell(t, token)
+	f.forget()
+	f.fail("C_Decrypt hang")
+	env := seal(t, g)
+	done := make(chan error, cfg.Sessions)
+	for n := range cfg.Sessions { // one after the other, in the order of the pool
+		go func() {
+			_, err := token.Open(t.Context(), g.Handle, env)
+			done <- err
+		}()
+		eventually(t, "it to be in the module", func() bool { return f.calls("C_Decrypt") > n })
+	}
+	again := 0
+	for number := range 256 {
+		n := f.calls(fmt.Sprintf("C_Decrypt@%d", number))
+		if n > 1 {
+			t.Errorf("%d operations at once in session %d", n, number)
+		}
+		if n > 0 && number <= 1+cfg.Sessions { // the first of all is that of the login
+			again++
+		}
+	}
+	if again == 0 {
+		t.Error("no number was given out again, so this says nothing")
+	}
+	if n := f.calls("C_CloseSession"); n != 0 {
+		t.Errorf("%d sessions were closed under others", n)
+	}
+	f.heal()
+	for range cfg.Sessions {
+		if err := <-done; err != nil {
+			t.Errorf("Open: %v", err)
+		}
+	}
+	isWell(t, broken)
+}
+
+// Nor is an object handle that was found before a login, in a module which gives it
+// to another key afterwards: what is said of the one would be the other's, and the
 // cache would open with the other.
 func TestObjectHandleOfBeforeALoginIsNotTakenForAnotherKey(t *testing.T) {
 	for name, number := range map[string]string{"another key has it": "renumber", "nobody has it": "as it is"} {

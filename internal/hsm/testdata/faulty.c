@@ -350,7 +350,7 @@ static CK_RV my_C_Decrypt(CK_SESSION_HANDLE s, CK_BYTE_PTR c, CK_ULONG n, CK_BYT
 	CK_RV rv;
 	char rest[256];
 	if (renumbers) {
-		snprintf(rest, sizeof rest, "C_Decrypt in %lu", s);
+		snprintf(rest, sizeof rest, "C_Decrypt@%lu", s);
 		note(rest);
 	}
 	if (before("C_Decrypt", &rv))
