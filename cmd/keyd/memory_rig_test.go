@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"os"
@@ -81,7 +82,12 @@ func (r *memoryRig) generated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.kid, r.public = v.KID, public
+	r.take(v.KID, public)
+}
+
+// take has envelopes sealed to a version.
+func (r *memoryRig) take(kid string, public crypto.PublicKey) {
+	r.kid, r.public = kid, public
 	if _, agrees := public.(*ecdh.PublicKey); agrees {
 		r.algs = []jwe.SealAlg{jwe.SealECDHES, jwe.SealECDHESA128KW, jwe.SealECDHESA256KW}
 	}
@@ -97,13 +103,37 @@ func (r *memoryRig) tokenPIN(t *testing.T) []byte {
 	return bytes.TrimSpace(pin)
 }
 
-// agreeing is a token that keeps the shared secret in.
+// agreeing is a token that keeps the shared secret in, with a private key that
+// came from outside.
 func (r *memoryRig) agreeing(t *testing.T) {
-	r.start(t, "", agreeing("P-256")...)
+	key, err := ecdh.P256().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.start(t, "", agreeing("P-256", adopting...)...)
 	r.reaches(boundary.Unwrap, boundary.Unwrap)
 	r.leaks = true
-	r.generated(t)
-	r.secrets["pin"] = r.tokenPIN(t)
+	r.write(t, key)
+	r.adopt(t, key.PublicKey())
+	r.knows("d", key.Bytes())
+}
+
+// write has a tool write a key into the token that softhsm2-util only imports
+// for signing.
+func (r *memoryRig) write(t *testing.T, key *ecdh.PrivateKey) {
+	t.Helper()
+	private, err1 := x509.MarshalPKCS8PrivateKey(key)
+	public, err2 := x509.MarshalPKIXPublicKey(key.PublicKey())
+	file := filepath.Join(r.dir, "imported")
+	if err := errors.Join(err1, err2,
+		os.WriteFile(file+".pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600),
+		os.WriteFile(file+".der", public, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, half := range [][]string{{file + ".pem", "--type", "privkey", "--private", "--sensitive"}, {file + ".der", "--type", "pubkey"}} {
+		execute(t, "pkcs11-tool", append([]string{"--module", softHSMModule, "--token-label", "keyd", "--login", "--pin", string(r.tokenPIN(t)),
+			"--label", "imported", "--id", "0badcafe", "--usage-derive", "--write-object"}, half...)...)
+	}
 }
 
 // agreeingAtRaw is one that digests no keys, so that the shared secret comes out.
@@ -116,6 +146,9 @@ func (r *memoryRig) agreeingAtRaw(t *testing.T) {
 	r.secrets["pin"] = r.tokenPIN(t)
 }
 
+// adopting edits the config to keys that come from outside.
+var adopting = []string{"    drain_for: 14d\n", "    drain_for: 14d\n    first: adopt\n"}
+
 // imported is a token with a private key that came from outside.
 func (r *memoryRig) imported(t *testing.T) {
 	t.Helper()
@@ -123,7 +156,7 @@ func (r *memoryRig) imported(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.start(t, "", "    drain_for: 14d\n", "    drain_for: 14d\n    first: adopt\n")
+	r.start(t, "", adopting...)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
@@ -133,23 +166,34 @@ func (r *memoryRig) imported(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.reaches(boundary.Raw, boundary.Raw)
-	pin := r.tokenPIN(t)
-	execute(t, "softhsm2-util", "--import", file, "--token", "keyd", "--label", "imported", "--id", "0badcafe", "--pin", string(pin))
-	r.kid, r.public = uuid.NewString(), &key.PublicKey
+	execute(t, "softhsm2-util", "--import", file, "--token", "keyd", "--label", "imported", "--id", "0badcafe", "--pin", string(r.tokenPIN(t)))
+	r.adopt(t, &key.PublicKey)
+	for name, n := range map[string]*big.Int{"d": key.D, "p": key.Primes[0], "q": key.Primes[1],
+		"dp": key.Precomputed.Dp, "dq": key.Precomputed.Dq, "qinv": key.Precomputed.Qinv} {
+		r.knows(name, n.Bytes())
+	}
+}
+
+// adopt has the daemon take over the key that was imported.
+func (r *memoryRig) adopt(t *testing.T, public crypto.PublicKey) {
+	t.Helper()
 	waitFor(t, func() bool { _, err := client.New(r.admin).VersionInfo(t.Context()); return err == nil })
-	if code, _, stderr := invoke(t, "keys", "adopt", "wise-response", "--kid", r.kid, "--find", "imported",
+	kid := uuid.NewString()
+	if code, _, stderr := invoke(t, "keys", "adopt", "wise-response", "--kid", kid, "--find", "imported",
 		"--valid-till", time.Now().AddDate(0, 1, 0).UTC().Format(time.RFC3339), "--told", "--socket", r.admin); code != exitOK {
 		t.Fatalf("adopting: %s", stderr)
 	}
-	r.secrets["pin"] = pin
-	for name, n := range map[string]*big.Int{"d": key.D, "p": key.Primes[0], "q": key.Primes[1],
-		"dp": key.Precomputed.Dp, "dq": key.Precomputed.Dq, "qinv": key.Precomputed.Qinv} {
-		big := n.Bytes()
-		r.secrets["private key, "+name] = big[:24]
-		little := slices.Clone(big[len(big)-24:])
-		slices.Reverse(little)
-		r.secrets["private key, little-endian, "+name] = little
-	}
+	r.take(kid, public)
+	r.secrets["pin"] = r.tokenPIN(t)
+}
+
+// knows has a number of the private key looked for, in the byte order of PKCS #11
+// and in that of the libraries' own big numbers.
+func (r *memoryRig) knows(name string, big []byte) {
+	r.secrets["private key, "+name] = big[:24]
+	little := slices.Clone(big[len(big)-24:])
+	slices.Reverse(little)
+	r.secrets["private key, little-endian, "+name] = little
 }
 
 // nss is a token whose softoken opens at a better level than SoftHSM.
