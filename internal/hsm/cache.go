@@ -69,6 +69,18 @@ func (c *cache) put(handle string, objects []object) {
 	}
 }
 
+// learned remembers what a turn of management has found under a name, unless the
+// object handles in it are of before a login: they may be other keys' by now.
+func (t *Token) learned(u *use, n name, objects []object) error {
+	t.handles.RLock()
+	defer t.handles.RUnlock()
+	if u.logins != t.logins.Load() {
+		return errRenumbered
+	}
+	t.keys.put(n.handle(), objects)
+	return nil
+}
+
 // add remembers one more object. Half-made keys are never remembered and so
 // never used: one of them can crash the module that is asked to.
 func (c *cache) add(handle string, o object) {

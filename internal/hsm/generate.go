@@ -73,7 +73,9 @@ func (t *Token) generate(ctx context.Context, u *use, k template) (_ boundary.Ge
 	if err != nil {
 		return boundary.Generated{}, fmt.Errorf("the token made something else than it was asked for: %w", err)
 	}
-	t.keys.put(k.name.handle(), []object{o})
+	if err := t.learned(u, k.name, []object{o}); err != nil {
+		return boundary.Generated{}, err
+	}
 	return boundary.Generated{Handle: k.name.handle(), Public: public, Evidence: e}, nil
 }
 
@@ -188,7 +190,7 @@ func (t *Token) public(u *use, n name) (crypto.PublicKey, error) {
 			return t.pointOf(u, o)
 		}
 	}
-	o, err := t.one(u.session, n)
+	o, err := t.one(u, n)
 	if err != nil {
 		return nil, err
 	}

@@ -16,12 +16,14 @@ import (
 
 // one returns the private key under a name, and remembers it. That it is not
 // there is only believed of a token that is ready.
-func (t *Token) one(s pkcs11.SessionHandle, n name) (object, error) {
-	found, err := t.findNamed(s, pkcs11.CKO_PRIVATE_KEY, n)
-	if err := errors.Join(err, t.ready(s)); err != nil {
+func (t *Token) one(u *use, n name) (object, error) {
+	found, err := t.findNamed(u.session, pkcs11.CKO_PRIVATE_KEY, n)
+	if err := errors.Join(err, t.ready(u.session)); err != nil {
 		return object{}, err
 	}
-	t.keys.put(n.handle(), found)
+	if err := t.learned(u, n, found); err != nil {
+		return object{}, err
+	}
 	whole := slices.DeleteFunc(found, func(o object) bool { return !o.whole() })
 	switch len(whole) {
 	case 0:
@@ -70,7 +72,7 @@ func (t *Token) findQuery(u *use, query string) (boundary.Found, error) {
 		return boundary.Found{}, boundary.ErrNoKey
 	case 1:
 		for n := range names {
-			o, err := t.one(s, n)
+			o, err := t.one(u, n)
 			if err != nil {
 				return boundary.Found{}, err
 			}
@@ -159,7 +161,9 @@ func (t *Token) list(u *use) ([]boundary.Found, error) {
 			f.Public = nil
 			f.Evidence.Problems = append(f.Evidence.Problems, fmt.Sprintf("%d private keys have this name: none of them is used", len(same)))
 		}
-		t.keys.put(n.handle(), same)
+		if err := t.learned(u, n, same); err != nil {
+			return nil, err
+		}
 		all = append(all, f)
 	}
 	slices.SortFunc(all, func(a, b boundary.Found) int { return strings.Compare(a.Handle, b.Handle) })

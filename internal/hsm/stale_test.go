@@ -302,6 +302,48 @@ func TestObjectHandleOfBeforeALoginIsNotTakenForAnotherKey(t *testing.T) {
 	}
 }
 
+// What a turn of management has found before a login is not remembered: until it
+// has looked again, envelopes would be opened with another key, or none.
+func TestWhatWasFoundBeforeALoginIsNotRemembered(t *testing.T) {
+	for name, look := range map[string]func(*hsm.Token, boundary.Generated) error{
+		"Find": func(token *hsm.Token, g boundary.Generated) error {
+			_, err := token.Find(t.Context(), g.Handle)
+			return err
+		},
+		"List": func(token *hsm.Token, _ boundary.Generated) error {
+			_, err := token.List(t.Context())
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := softHSM(t)
+			f := withFaults(t, &cfg)
+			f.fail("renumber")
+			token := open(t, cfg)
+			opening := makeOf(t, token, boundary.Material{Algorithm: boundary.RSAOAEP256, Bits: 2048})
+			makeOf(t, token, boundary.Material{Algorithm: boundary.PS256, Bits: 2048})
+			ctx, slot, _ := initialised(t, cfg)
+			s, err := ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
+			must(t, err)
+			f.forget()
+			f.fail("C_FindObjectsFinal only 2 hang")
+			done := make(chan error, 1)
+			go func() { done <- look(token, opening) }()
+			eventually(t, "it to have found the key", func() bool { return f.calls("C_FindObjectsFinal") == 2 })
+			must(t, ctx.Logout(s))
+			foundWell(t, token)
+			f.forget()
+			f.fail("C_FindObjectsInit only 1 hang")
+			eventually(t, "it to look again", func() bool { return f.calls("C_FindObjectsInit") > 0 })
+			opens(t, token, opening)
+			f.heal()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // hangs is the call that a fault of the kind "only 2 hang" holds up.
 func hangs(fault string) (n int) {
 	_, _ = fmt.Sscanf(fault, "C_FindObjectsFinal only %d", &n)
