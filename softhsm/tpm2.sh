@@ -14,7 +14,8 @@ command -v swtpm >/dev/null || fail "swtpm is missing: make tokens-install insta
 token=keyd
 pin 16
 mkdir -p -- "$dir/tpm" "$dir/store"
-[ -s "$dir/port" ] || echo "$((20000 + RANDOM % 20000 / 2 * 2))" >"$dir/port"
+# Below the ports that Linux gives to outgoing connections (32768 and up).
+[ -s "$dir/port" ] || echo "$((12000 + RANDOM % 20000 / 2 * 2))" >"$dir/port"
 port=$(cat -- "$dir/port")
 bus=unix:path=$dir/bus
 export DBUS_SESSION_BUS_ADDRESS=$bus TPM2_PKCS11_TCTI=tabrmd:bus_type=session TPM2_PKCS11_STORE=$dir/store TSS2_LOG=all+none

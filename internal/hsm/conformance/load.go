@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"keyd/internal/boundary"
@@ -167,16 +168,19 @@ func growth(sizes []int, each int) int {
 	return grown
 }
 
-// resident is how much memory the process has, the module's and Go's.
-func resident() int {
+// resident is how much memory of its own the process has, the module's and Go's:
+// pages of files come and go as the kernel likes.
+func resident() (bytes int) {
 	debug.FreeOSMemory()
-	raw, err := os.ReadFile("/proc/self/statm")
-	var size, pages int
-	if err == nil {
-		_, err = fmt.Sscan(string(raw), &size, &pages)
+	raw, _ := os.ReadFile("/proc/self/status") // none is 0
+	for line := range strings.Lines(string(raw)) {
+		for _, name := range []string{"RssAnon:", "VmSwap:"} {
+			var kib int
+			if value, found := strings.CutPrefix(line, name); found {
+				_, _ = fmt.Sscan(value, &kib)
+				bytes += kib << 10
+			}
+		}
 	}
-	if err != nil {
-		return 0
-	}
-	return pages * os.Getpagesize()
+	return bytes
 }
