@@ -174,7 +174,7 @@ func resident() (bytes int) {
 	debug.FreeOSMemory()
 	raw, _ := os.ReadFile("/proc/self/status") // none is 0
 	for line := range strings.Lines(string(raw)) {
-		for _, name := range []string{"RssAnon:", "VmSwap:"} {
+		for _, name := range []string{"RssAnon:", "RssShmem:", "VmSwap:"} {
 			var kib int
 			if value, found := strings.CutPrefix(line, name); found {
 				_, _ = fmt.Sscan(value, &kib)
