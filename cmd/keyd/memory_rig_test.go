@@ -13,10 +13,8 @@ import (
 	"fmt"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +25,7 @@ import (
 	"keyd/internal/hsm/baretoken"
 	"keyd/internal/jwe"
 	"keyd/internal/partner/partnersim"
+	"keyd/softhsm/softhsmtest"
 )
 
 // memoryTokens are tokens of each boundary level, for either kind of key.
@@ -130,8 +129,9 @@ func (r *memoryRig) write(t *testing.T, key *ecdh.PrivateKey) {
 		os.WriteFile(file+".der", public, 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv("KEYD_PIN", string(r.tokenPIN(t)))
 	for _, half := range [][]string{{file + ".pem", "--type", "privkey", "--private", "--sensitive"}, {file + ".der", "--type", "pubkey"}} {
-		execute(t, "pkcs11-tool", append([]string{"--module", softHSMModule, "--token-label", "keyd", "--login", "--pin", string(r.tokenPIN(t)),
+		execute(t, "pkcs11-tool", append([]string{"--module", softHSMModule, "--token-label", "keyd", "--login", "--pin", "env:KEYD_PIN",
 			"--label", "imported", "--id", "0badcafe", "--usage-derive", "--write-object"}, half...)...)
 	}
 }
@@ -226,38 +226,13 @@ func (r *memoryRig) inNSS(t *testing.T, edits ...string) {
 }
 
 // behindP11Kit is a token in another process than the library: SoftHSM behind
-// `p11-kit server`, which has the same PIN.
+// `p11-kit server`.
 func (r *memoryRig) behindP11Kit(t *testing.T) {
 	t.Helper()
-	found, err := filepath.Glob("/usr/lib/*/pkcs11/p11-kit-client.so")
-	if err != nil || len(found) == 0 {
-		t.Fatalf("no p11-kit-client.so (make softhsm installs it): %v", err)
-	}
-	const label = "keyd-behind"
-	dir := t.TempDir()
-	execute(t, "../../softhsm/token.sh", dir, label)
-	socketDir, err := os.MkdirTemp("", "p11kit") // sun_path holds 108 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(socketDir) })
-	socket := filepath.Join(socketDir, "s")
-	server := exec.CommandContext(t.Context(), "p11-kit", "server", "-f", "-n", socket, "--provider", softHSMModule, "pkcs11:token="+label)
-	server.Env = append(os.Environ(), "SOFTHSM2_CONF="+filepath.Join(dir, "softhsm2.conf"))
-	server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with the processes that it has for each connection
-	server.Cancel = func() error { return syscall.Kill(-server.Process.Pid, syscall.SIGKILL) }
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Wait() })
-	waitFor(t, func() bool { _, err := os.Stat(socket); return err == nil })
-	r.start(t, fmt.Sprintf(", P11_KIT_SERVER_ADDRESS: %q", "unix:path="+socket), "module: "+softHSMModule, "module: "+found[0],
-		"token_label: keyd\n", "token_label: "+label+"\n", "file:DIR/token/pin", "file:"+dir+"/pin")
+	token := softhsmtest.Other(t, "p11kit")
+	r.start(t, "", "module: "+softHSMModule, "module: "+token.Module, "token_label: keyd\n", "token_label: "+token.Label+"\n",
+		"file:DIR/token/pin", "file:"+token.Dir+"/pin")
 	r.reaches(boundary.Raw, boundary.Raw)
 	r.generated(t)
-	pin, err := os.ReadFile(filepath.Join(dir, "pin"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.secrets["pin"] = bytes.TrimSpace(pin)
+	r.secrets["pin"] = []byte(token.PIN)
 }
