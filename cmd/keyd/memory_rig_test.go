@@ -110,6 +110,7 @@ func (r *memoryRig) agreeing(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start(t, "", agreeing("P-256", adopting...)...)
+	r.serves(t)
 	r.reaches(boundary.Unwrap, boundary.Unwrap)
 	r.leaks = true
 	r.write(t, key)
@@ -157,6 +158,7 @@ func (r *memoryRig) imported(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.start(t, "", adopting...)
+	r.serves(t)
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
@@ -174,10 +176,16 @@ func (r *memoryRig) imported(t *testing.T) {
 	}
 }
 
+// serves waits until the daemon has opened the token: while a tool logs in to it,
+// SoftHSM now and then cannot tell what it is, and a start fails with that.
+func (r *memoryRig) serves(t *testing.T) {
+	t.Helper()
+	waitFor(t, func() bool { _, err := client.New(r.admin).VersionInfo(t.Context()); return err == nil })
+}
+
 // adopt has the daemon take over the key that was imported.
 func (r *memoryRig) adopt(t *testing.T, public crypto.PublicKey) {
 	t.Helper()
-	waitFor(t, func() bool { _, err := client.New(r.admin).VersionInfo(t.Context()); return err == nil })
 	kid := uuid.NewString()
 	if code, _, stderr := invoke(t, "keys", "adopt", "wise-response", "--kid", kid, "--find", "imported",
 		"--valid-till", time.Now().AddDate(0, 1, 0).UTC().Format(time.RFC3339), "--told", "--socket", r.admin); code != exitOK {
