@@ -26,6 +26,17 @@ func Waiting(t *Token) (pool, manage int) {
 // Managing reports whether somebody has the session of management.
 func Managing(t *Token) bool { return len(t.manage.slots) < cap(t.manage.slots) }
 
+// Settled reports whether nobody has a session. One is closed after its turn has
+// been answered.
+func Settled(t *Token) bool {
+	for _, l := range []*lane{t.pool, t.hold, t.manage, t.check} {
+		if l.inUse() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Await exposes await.
 func Await[T any](ctx context.Context, f func(send func(T, error)), drop func(T)) (T, error) {
 	return await(ctx, f, drop)

@@ -198,8 +198,11 @@ func TestSessionNumbersOfBeforeTheLossOfAllAreNotUsedAfterIt(t *testing.T) {
 	ctx, slot, _ := initialised(t, cfg)
 	_, err := ctx.OpenSession(slot, pkcs11.CKF_SERIAL_SESSION)
 	must(t, err)
+	settled := func() bool { return hsm.Settled(token) }
+	eventually(t, "the session of the generation to be closed", settled)
 	must(t, ctx.CloseAllSessions(slot))
 	foundWell(t, token)
+	eventually(t, "the session of the health check to be closed", settled)
 	f.forget()
 	f.fail("C_Decrypt hang")
 	env := seal(t, g)
