@@ -53,6 +53,7 @@ func (d *keyd) openToken(ctx context.Context, name string, b backendConfig) (rot
 			MinBoundary: boundary.Level(b.MinBoundary), Logger: d.part("hsm"), Observe: d.metrics.Token(name),
 		},
 		Command: workerProcess(name), Env: env, LogLevel: d.cfg.Log.level(),
+		SeparateKeyGeneration: b.SeparateKeyGeneration,
 	})
 	if err != nil {
 		return nil, err
@@ -147,8 +148,8 @@ func (p *problems) token(path string, b backendConfig) {
 }
 
 func (p *problems) kms(path, name string, b backendConfig) {
-	if b.Module != "" || b.TokenLabel != "" || b.TokenSerial != "" || b.PIN != "" || b.InitArgs != "" || len(b.Env) != 0 {
-		p.add(path, "module, token_label, token_serial, pin, init_args and env are for a backend of type pkcs11")
+	if b.Module != "" || b.TokenLabel != "" || b.TokenSerial != "" || b.PIN != "" || b.InitArgs != "" || len(b.Env) != 0 || b.SeparateKeyGeneration {
+		p.add(path, "module, token_label, token_serial, pin, init_args, env and separate_key_generation are for a backend of type pkcs11")
 	}
 	if b.MinBoundary != "" && !boundary.Unwrap.AtLeast(boundary.Level(b.MinBoundary)) {
 		p.add(path+".min_boundary", "AWS KMS reaches unwrap, never %s", b.MinBoundary)

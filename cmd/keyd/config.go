@@ -109,6 +109,9 @@ type backendConfig struct {
 	// modules read (docs/operations.md). The module sees nothing else of the
 	// daemon's environment.
 	Env map[string]string `yaml:"env"`
+	// SeparateKeyGeneration has each key made by a process that is started for it,
+	// where a library has decrypts wait while it makes one.
+	SeparateKeyGeneration bool `yaml:"separate_key_generation"`
 	// MinBoundary refuses to start if the token is found to work at a lower
 	// level: raw, unwrap or sealed.
 	MinBoundary string `yaml:"min_boundary"`

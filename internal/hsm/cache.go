@@ -129,6 +129,9 @@ func (c *cache) some(n int) []*key {
 // takeIn finds out what the token can do and, meanwhile, which keys it has: with
 // ten thousand of them each takes half a second.
 func (t *Token) takeIn(ctx context.Context) error {
+	if t.cfg.ForKeys {
+		return t.learn(ctx)
+	}
 	swept := make(chan error, 1)
 	go func() { swept <- t.sweep(ctx) }()
 	return errors.Join(t.learn(ctx), <-swept)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 	if err := os.Setenv("NSS_MAX_MP_PBE_ITERATION_COUNT", "1"); err != nil {
 		panic(err)
 	}
-	if len(os.Args) > 1 && os.Args[1] == "hsm-worker" {
+	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], "hsm-worker") {
 		os.Exit(serveWorker())
 	}
 	os.Exit(m.Run())

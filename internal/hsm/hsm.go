@@ -65,7 +65,9 @@ type Config struct {
 	// Reserved is handed to C_Initialize as pReserved. NSS needs it
 	// ("configdir='sql:/dir' ..."); most modules want it empty.
 	Reserved string
-	Logger   *slog.Logger `json:"-"`
+	// ForKeys opens the token to make keys: which ones it has is not looked for.
+	ForKeys bool
+	Logger  *slog.Logger `json:"-"`
 	// Observe, if set, is told of every operation in the token: how long it
 	// waited for a session, how long the token took, and the token's error. That
 	// an envelope did not open is not the token's error.

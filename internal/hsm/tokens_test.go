@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,4 +80,18 @@ func (p patient) Destroy(ctx context.Context, handle string) (bool, error) {
 func (p patient) Discard(ctx context.Context, spec boundary.Spec) error {
 	_, err := again(ctx, func() (struct{}, error) { return struct{}{}, p.Token.Discard(ctx, spec) })
 	return err
+}
+
+// What another process makes is no use to the one that serves.
+func TestTPMWithKeysOfAnotherProcessSaysSoAndKeepsNone(t *testing.T) {
+	cfg := other(t, "tpm2")
+	token := openWorker(t, apart(cfg))
+	if _, err := token.Generate(t.Context(), newSpec()); !errors.Is(err, boundary.ErrUnsupported) || !strings.Contains(err.Error(), "separate_key_generation") {
+		t.Errorf("Generate: %v, want boundary.ErrUnsupported and the setting", err)
+	}
+	killWorkers(t) // the next one sees what there is
+	all, err := again(t.Context(), func() ([]boundary.Found, error) { return token.List(t.Context()) })
+	if err != nil || len(all) != 0 {
+		t.Errorf("List = %+v, %v, want nothing", all, err)
+	}
 }

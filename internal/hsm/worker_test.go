@@ -26,7 +26,11 @@ func serveWorker() int {
 	conns, err := worker.Inherited()
 	if err == nil {
 		err = worker.Serve(context.Background(), conns, func(ctx context.Context, cfg hsm.Config) (worker.Backend, error) {
-			return hsm.Open(ctx, cfg)
+			token, err := hsm.Open(ctx, cfg)
+			if err == nil && os.Args[1] == "hsm-worker-blind" {
+				return blind{token}, nil
+			}
+			return token, err
 		}, os.Stderr)
 	}
 	if err != nil {
@@ -50,7 +54,12 @@ func inWorker(cfg hsm.Config) worker.Config {
 // openInWorker opens a token and closes it after the test.
 func openInWorker(t testing.TB, cfg hsm.Config) *worker.Token {
 	t.Helper()
-	token, err := worker.Open(t.Context(), inWorker(cfg))
+	return openWorker(t, inWorker(cfg))
+}
+
+func openWorker(t testing.TB, cfg worker.Config) *worker.Token {
+	t.Helper()
+	token, err := worker.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -62,12 +71,17 @@ func openInWorker(t testing.TB, cfg hsm.Config) *worker.Token {
 	return token
 }
 
-func TestSoftHSMInAWorkerFulfilsTheContract(t *testing.T) { workerContract(t, softHSM(t)) }
+func TestSoftHSMInAWorkerFulfilsTheContract(t *testing.T) {
+	cfg := softHSM(t)
+	workerContract(t, cfg, openInWorker(t, cfg))
+}
 
-func TestNSSInAWorkerFulfilsTheContract(t *testing.T) { workerContract(t, nss(t)) }
+func TestNSSInAWorkerFulfilsTheContract(t *testing.T) {
+	cfg := nss(t)
+	workerContract(t, cfg, openInWorker(t, cfg))
+}
 
-func workerContract(t *testing.T, cfg hsm.Config) {
-	token := openInWorker(t, cfg)
+func workerContract(t *testing.T, cfg hsm.Config, token *worker.Token) {
 	backendtest.Run(t, func(*testing.T) rotation.Backend { return token }, backendtest.Options{
 		Plant: func(t *testing.T, _ rotation.Backend, label, id string) {
 			raw, err := hex.DecodeString(id)

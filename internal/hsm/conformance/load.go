@@ -83,7 +83,7 @@ func (m making) held(idle, busy []time.Duration) Check {
 	longest, median := slices.Max(busy), func(all []time.Duration) time.Duration { slices.Sort(all); return all[len(all)/2] }
 	seen := fmt.Sprintf("%s in %s; meanwhile %d decrypts, median %s (alone %s), longest %s", m.key, round(m.took), len(busy), round(median(busy)), round(median(idle)), round(longest))
 	if longest > m.took/2 && longest > 10*median(idle) {
-		return quirk("%s: they wait for it", seen)
+		return quirk("%s: they wait for it; separate_key_generation may help", seen)
 	}
 	return pass("%s", seen)
 }

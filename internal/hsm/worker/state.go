@@ -32,6 +32,8 @@ type Token struct {
 	lastEnd    string        // why the last one is gone
 	health     boundary.Health
 
+	making chan struct{} // holds one while another process makes a key
+
 	ops     sync.Map // names of operations that were observed
 	opsSeen atomic.Int32
 
@@ -61,7 +63,7 @@ var errClosed = errors.New("the token is closed")
 
 func newToken(cfg Config) *Token {
 	t := &Token{cfg: cfg, log: cfg.Logger.With("backend", cfg.Name), state: stateStarting, since: time.Now(), changed: make(chan struct{}),
-		ended: make(chan struct{}), health: boundary.Health{Backend: cfg.Name, Kind: "pkcs11", Sessions: cfg.Sessions}}
+		ended: make(chan struct{}), making: make(chan struct{}, 1), health: boundary.Health{Backend: cfg.Name, Kind: "pkcs11", Sessions: cfg.Sessions}}
 	t.closing, t.stop = context.WithCancel(context.Background())
 	return t
 }

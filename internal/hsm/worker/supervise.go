@@ -70,13 +70,23 @@ func pause(n int, slow bool) time.Duration {
 // left to wait.
 func mostWaiting(sessions int) int { return 64 + 32*sessions }
 
-// launch starts a worker and has it open the token.
-func (t *Token) launch(ctx context.Context) (_ *worker, err error) {
-	w := &worker{broken: make(chan error, 1)}
-	if w.process, err = spawn(t.cfg.Command, Environment(os.Environ(), t.cfg.Env), linesFor(t.cfg.Sessions), t.log); err != nil {
-		return w, fmt.Errorf("%w: %w", boundary.ErrUnavailable, err)
+// launch starts a worker that is to serve.
+func (t *Token) launch(ctx context.Context) (*worker, error) {
+	w, health, err := t.begin(ctx, t.cfg.Config)
+	if err == nil {
+		t.told(health)
 	}
-	w.peer = newPeer(w.conn, w.lines, mostWaiting(t.cfg.Sessions))
+	w.since = time.Now()
+	return w, err
+}
+
+// begin starts a worker and has it open the token.
+func (t *Token) begin(ctx context.Context, cfg hsm.Config) (_ *worker, health boundary.Health, err error) {
+	w := &worker{broken: make(chan error, 1)}
+	if w.process, err = spawn(t.cfg.Command, Environment(os.Environ(), t.cfg.Env), linesFor(cfg.Sessions), t.log); err != nil {
+		return w, health, fmt.Errorf("%w: %w", boundary.ErrUnavailable, err)
+	}
+	w.peer = newPeer(w.conn, w.lines, mostWaiting(cfg.Sessions))
 	w.peer.observe = t.tell
 	w.peer.pin = func() ([]byte, error) { w.login.Store(true); return t.cfg.PIN() }
 	w.peer.broken = func(why error) {
@@ -92,11 +102,11 @@ func (t *Token) launch(ctx context.Context) (_ *worker, err error) {
 			w.kill()
 		}
 	}()
-	told := settings{Config: t.cfg.Config, LogLevel: int(t.cfg.LogLevel)}
+	told := settings{Config: cfg, LogLevel: int(t.cfg.LogLevel)}
 	told.Proven = t.served() > 0
 	raw, err := encodeJSON(told)
 	if err != nil {
-		return w, err
+		return w, health, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -105,12 +115,8 @@ func (t *Token) launch(ctx context.Context) (_ *worker, err error) {
 		w.kill()
 		err = fmt.Errorf("the worker ended (%s) while it opened the token: %w", w.how(), err)
 	}
-	health, err := read(decodeJSON[boundary.Health])(raw, err)
-	if err == nil {
-		t.told(health)
-	}
-	w.since = time.Now()
-	return w, err
+	health, err = read(decodeJSON[boundary.Health])(raw, err)
+	return w, health, err
 }
 
 // supervise replaces workers until Close.
@@ -144,7 +150,8 @@ func (t *Token) watch(w *worker) error {
 	for {
 		select {
 		case <-t.closing.Done():
-			return t.farewell(w)
+			t.closeErr = w.farewell()
+			return errClosed
 		case why := <-w.broken:
 			if errors.Is(why, errGrown) {
 				t.lost(w, why)
@@ -201,7 +208,7 @@ func (t *Token) replace(last *worker, failures int) *worker {
 }
 
 // farewell lets a worker log out and end by itself.
-func (t *Token) farewell(w *worker) error {
+func (w *worker) farewell() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 	defer cancel()
 	_, err := w.peer.call(ctx, opClose, nothing)
@@ -211,9 +218,9 @@ func (t *Token) farewell(w *worker) error {
 	case <-ctx.Done():
 	}
 	if err != nil {
-		t.closeErr = fmt.Errorf("closing the token: %w", err)
+		return fmt.Errorf("closing the token: %w", err)
 	}
-	return errClosed
+	return nil
 }
 
 // Close lets operations in the token finish for a moment, logs out and ends the
@@ -221,6 +228,8 @@ func (t *Token) farewell(w *worker) error {
 func (t *Token) Close() error {
 	t.stop()
 	<-t.ended
+	t.making <- struct{}{} // who makes a key in another process has been told to stop
+	<-t.making
 	return t.closeErr
 }
 

@@ -23,6 +23,9 @@ type Config struct {
 	// daemon's own environment that modules are known to read. They are in the
 	// config and no secrets.
 	Env []string
+	// SeparateKeyGeneration has each key made by another process, which is started
+	// for that: for modules that do one call of a process at a time.
+	SeparateKeyGeneration bool
 	// LogLevel is what the worker logs from.
 	LogLevel slog.Level
 }
@@ -96,6 +99,9 @@ func (t *Token) Public(ctx context.Context, handle string) (crypto.PublicKey, er
 
 // Generate makes a key pair.
 func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
+	if t.cfg.SeparateKeyGeneration {
+		return t.generateApart(ctx, spec)
+	}
 	raw, err := encodeJSON(spec)
 	if err != nil {
 		return boundary.Generated{}, err
