@@ -50,7 +50,7 @@ func (d *keyd) openToken(ctx context.Context, name string, b backendConfig) (rot
 			Name: name, Instance: d.cfg.Instance, Module: b.Module, TokenLabel: b.TokenLabel, TokenSerial: b.TokenSerial,
 			PIN: b.PIN.read, PINGuardPath: d.guard(name), Reserved: b.InitArgs,
 			Sessions: b.Sessions, SessionWait: time.Duration(b.SessionWait), CallTimeout: time.Duration(b.CallTimeout),
-			MinBoundary: boundary.Level(b.MinBoundary), Logger: d.part("hsm"), Observe: d.metrics.Token(name),
+			MinBoundary: boundary.Level(b.MinBoundary), OnlyLevel: d.cfg.only, Logger: d.part("hsm"), Observe: d.metrics.Token(name),
 		},
 		Command: workerProcess(name), Env: env, LogLevel: d.cfg.Log.level(),
 		SeparateKeyGeneration: b.SeparateKeyGeneration,

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"os/signal"
 	"slices"
 	"strconv"
@@ -27,13 +26,15 @@ the bare calls into the PKCS#11 module, as many sessions at once, and the same t
 all of keyd: an HTTP request over a unix socket, the registry and the audit log (in a
 temporary folder), the module's own process, and back to a caller in a third process.
 Needs the backend's section of the config and nothing else of it; the daemon may run,
-but takes its part of the token. The first line says how long it will take.`}
+but takes its part of the token. The first line says how long it will take. A level
+is how much of an envelope the token opens itself: --level holds the cost of one
+against another, with the token opened anew for each.`}
 }
 
 // benchOptions are the flags of bench.
 type benchOptions struct {
 	config, keys, sessions string
-	enc                    string
+	enc, level             string
 	each                   time.Duration
 	bytes, callersEach     int
 	json, apart            bool
@@ -47,6 +48,7 @@ func benchSetup(fs *flag.FlagSet) func(context.Context, terminal, []string) erro
 	fs.IntVar(&o.callersEach, "callers", 1, "how many `CALLERS` keyd has for each session: with more than one, a session has the next one's envelope while the last one's answer is on its way")
 	fs.DurationVar(&o.each, "for", 2*time.Second, "`DURATION` of each side of each measurement")
 	fs.StringVar(&o.enc, "enc", boundary.A256GCM, "`ENC` of the content: A128GCM, A256GCM, A128CBC-HS256 or A256CBC-HS512; with CBC a token that opens at sealed shows what it does at unwrap")
+	fs.StringVar(&o.level, "level", "", "`LEVELS` at which to open, bare and through keyd: raw, unwrap, sealed; without it the deepest that the token has for a key")
 	fs.IntVar(&o.bytes, "bytes", 1024, "size of the plaintext in `BYTES`")
 	fs.BoolVar(&o.apart, "apart", false, "give the module's process one processor and everything else the others, as if a software token had its own")
 	fs.BoolVar(&o.json, "json", false, "print JSON")
@@ -72,6 +74,7 @@ type benchPlan struct {
 	backend   string
 	materials []boundary.Material
 	callers   []int
+	levels    []boundary.Level // "" is the deepest
 }
 
 const (
@@ -97,6 +100,8 @@ func (o benchOptions) plan(args []string) (*benchPlan, error) {
 	if _, known := boundary.ContentOf(o.enc); !known {
 		wrong = append(wrong, fmt.Errorf("--enc %q: want A128GCM, A256GCM, A128CBC-HS256 or A256CBC-HS512", o.enc))
 	}
+	levels, err := o.levelsAsked()
+	p.levels, wrong = levels, append(wrong, err)
 	if most := mostSessions / max(slices.Max(p.callers), 1); o.callersEach < 1 || o.callersEach > max(most, 1) {
 		wrong = append(wrong, fmt.Errorf("--callers %d: want 1 to %d for so many sessions", o.callersEach, max(most, 1)))
 	}
@@ -112,9 +117,10 @@ func (o benchOptions) plan(args []string) (*benchPlan, error) {
 	if err := errors.Join(wrong...); err != nil {
 		return nil, err
 	}
-	var err error
-	p.backend, p.cfg, err = benchConfig(o.config, o.enc, args)
-	return p, err
+	if p.backend, p.cfg, err = benchConfig(o.config, o.enc, args); err != nil {
+		return nil, err
+	}
+	return p, p.aboveFloor()
 }
 
 // parseMaterial reads the name of a kind of key.
@@ -138,32 +144,23 @@ func materialName(m boundary.Material) string {
 }
 
 // run measures and prints.
-func (p *benchPlan) run(ctx context.Context, t terminal) (err error) {
-	fmt.Fprintf(t.err, "measuring backend %s for about %s: keys %s, each bare and through keyd, at %s sessions\n", p.backend,
-		(2 * p.each * time.Duration(len(p.materials)*len(p.callers))).Round(time.Second), p.keys, p.sessions)
-	dir, err := os.MkdirTemp("", "keyd-bench-")
-	if err != nil {
-		return err
+func (p *benchPlan) run(ctx context.Context, t terminal) error {
+	levels := "at its deepest level"
+	if p.level != "" {
+		levels = "at " + p.level
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	rig, err := p.open(ctx, dir)
-	if err != nil {
-		return startError(err)
-	}
-	defer func() { err = errors.Join(err, rig.close(t.err)) }()
-	report := benchReport{Backend: p.backend, Device: rig.device, Payload: p.bytes, Enc: p.enc, Apart: p.apart, Callers: p.callersEach, Runs: []bench.Run{}}
-	for _, m := range p.materials {
-		runs, err := rig.measure(ctx, t.err, m)
-		report.Runs = append(report.Runs, runs...)
-		switch {
-		case errors.Is(err, boundary.ErrUnsupported):
-			fmt.Fprintf(t.err, "%s: this token cannot: %v\n", materialName(m), err)
-		case ctx.Err() != nil:
-			return errors.New("interrupted")
-		case err != nil:
-			return fmt.Errorf("%s: %w", materialName(m), err)
+	fmt.Fprintf(t.err, "measuring backend %s for about %s: keys %s %s, each bare and through keyd, at %s sessions\n", p.backend,
+		(2 * p.each * time.Duration(len(p.levels)*len(p.materials)*len(p.callers))).Round(time.Second), p.keys, levels, p.sessions)
+	report := benchReport{Backend: p.backend, Payload: p.bytes, Enc: p.enc, Apart: p.apart, Callers: p.callersEach, Runs: []bench.Run{}}
+	for _, level := range p.levels {
+		if err := p.at(ctx, t, level, &report); err != nil {
+			return err
 		}
 	}
+	if len(report.Runs) == 0 {
+		return errors.New("nothing was measured: the token can do nothing of what was asked for")
+	}
+	slices.SortStableFunc(report.Runs, p.byKey)
 	if p.json {
 		return printJSON(t.out, report)
 	}

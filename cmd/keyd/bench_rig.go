@@ -36,13 +36,14 @@ type benchToken interface {
 }
 
 // open makes a daemon in a folder and starts it.
-func (p *benchPlan) open(ctx context.Context, dir string) (_ *benchRig, err error) {
+func (p *benchPlan) open(ctx context.Context, dir string, level boundary.Level) (_ *benchRig, err error) {
 	me := strconv.Itoa(os.Getuid())
 	p.cfg.StateDir = filepath.Join(dir, "state")
 	p.cfg.Listen = listenConfig{Metrics: "off", Client: socketConfig{Path: filepath.Join(dir, "keyd.sock"), Mode: "0600"},
 		Admin: socketConfig{Path: filepath.Join(dir, "admin.sock"), Mode: "0600"}}
 	p.cfg.Roles.Clients = []clientConfig{{Partner: benchPartner, whoConfig: whoConfig{Users: []string{me}}}}
 	p.cfg.Limits.Envelope = 4 << 20
+	p.cfg.only = level
 	b := p.cfg.Backends[p.backend]
 	b.Sessions = slices.Max(p.callers)
 	p.cfg.Backends[p.backend] = b

@@ -9,6 +9,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"keyd/internal/boundary"
 	"keyd/internal/registry"
 )
 
@@ -33,6 +34,10 @@ type config struct {
 	// guards is where refused PINs are remembered; empty is StateDir. What keyd
 	// bench tries, the daemon must know of, and the other way round.
 	guards string
+	// only is the one level at which keyd bench has tokens open envelopes; empty is
+	// the deepest. A daemon's config has no such thing: nobody makes it less by
+	// mistake.
+	only boundary.Level
 }
 
 type listenConfig struct {

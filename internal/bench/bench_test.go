@@ -82,7 +82,7 @@ func TestWhatAPersonSees(t *testing.T) {
 	bench.Bars(&out, runs)
 	for _, want := range []string{"90 %", "52 µs", "12.0 ms", "RSA-2048, raw: operations a second",
 		"    1  bare " + strings.Repeat("░", 20) + " 2000", "       keyd " + strings.Repeat("█", 18) + " 1800",
-		"    8  bare " + strings.Repeat("░", 40) + " 4000", "keyd █ 1\n", "505 µs", "40 µs"} {
+		"    8  bare " + strings.Repeat("░", 40) + " 4000", "keyd █ 1\n", "505 µs", "40 µs", "RSA-2048    raw         1  505 µs"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("there is no %q in\n%s", want, out.String())
 		}

@@ -37,13 +37,13 @@ func CPU(w io.Writer, runs []Run) {
 	}
 	slices.Sort(processes)
 	processes = slices.Compact(processes)
-	fmt.Fprintf(tw, "key\tsessions\tbare\t%s\t\n", strings.Join(processes, "\t"))
+	fmt.Fprintf(tw, "key\tlevel\tsessions\tbare\t%s\t\n", strings.Join(processes, "\t"))
 	for _, r := range runs {
 		var bare float64
 		for _, used := range r.Bare.CPU {
 			bare += used
 		}
-		fmt.Fprintf(tw, "%s\t%d\t%s\t", r.Key, r.Sessions, span(bare))
+		fmt.Fprintf(tw, "%s\t%s\t%d\t%s\t", r.Key, r.Level, r.Sessions, span(bare))
 		for _, process := range processes {
 			fmt.Fprintf(tw, "%s\t", span(r.Keyd.CPU[process]))
 		}

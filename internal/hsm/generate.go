@@ -21,10 +21,11 @@ func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Gene
 	if err := spec.Check(); err != nil {
 		return boundary.Generated{}, fmt.Errorf("generating %w", err)
 	}
-	level, can := t.mode.Load().levels()[spec.Algorithm]
+	m := t.mode.Load()
+	level, can := m.levels()[spec.Algorithm]
 	switch {
 	case !can:
-		return boundary.Generated{}, fmt.Errorf("generating a key for %s, which the token cannot use: %w", spec.Algorithm, boundary.ErrUnsupported)
+		return boundary.Generated{}, fmt.Errorf("generating a key for %s, which the token cannot use%s: %w", spec.Algorithm, m.narrowed[spec.Algorithm], boundary.ErrUnsupported)
 	case !level.AtLeast(t.cfg.MinBoundary):
 		return boundary.Generated{}, fmt.Errorf("generating a key for %s: %w: the token works at %q with it, and the backend's min_boundary is %s",
 			spec.Algorithm, boundary.ErrBelowFloor, level, t.cfg.MinBoundary)
@@ -33,7 +34,7 @@ func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Gene
 	if err != nil {
 		return boundary.Generated{}, fmt.Errorf("generating a key: %w", err)
 	}
-	k := template{material: spec.Material, uses: t.mode.Load().wants(spec.Algorithm, t.cfg.MinBoundary), token: true, name: n}
+	k := template{material: spec.Material, uses: m.wants(spec.Algorithm, t.cfg.MinBoundary), token: true, name: n}
 	g, err := managed(ctx, t, "generate", func(ctx context.Context, u *use) (boundary.Generated, error) {
 		return t.generate(ctx, u, k)
 	})

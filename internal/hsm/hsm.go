@@ -62,6 +62,10 @@ type Config struct {
 	// MinBoundary is the level below which nothing is done, and Open fails if the
 	// token reaches it with nothing. Empty: any will do.
 	MinBoundary boundary.Level
+	// OnlyLevel is the one level at which private keys open envelopes, though the
+	// token may do more: for measuring what a level costs. Empty: the deepest that
+	// there is for an envelope.
+	OnlyLevel boundary.Level
 	// Reserved is handed to C_Initialize as pReserved. NSS needs it
 	// ("configdir='sql:/dir' ..."); most modules want it empty.
 	Reserved string
@@ -104,6 +108,7 @@ func (c *Config) validate() error {
 			errs = append(errs, fmt.Errorf("MinBoundary: %w", err))
 		}
 	}
+	check(c.OnlyLevel == "" || c.OnlyLevel.AtLeast(c.MinBoundary), "OnlyLevel %q: want a level that is not below MinBoundary %q", c.OnlyLevel, c.MinBoundary)
 	return errors.Join(errs...)
 }
 

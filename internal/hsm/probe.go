@@ -34,6 +34,9 @@ func (t *Token) learnIn(u *use) error {
 	if said, reached := found.reaches(t.cfg.MinBoundary); !reached {
 		return fmt.Errorf("it does %s, and the config wants %s or better: %w", said, t.cfg.MinBoundary, boundary.ErrUnsupported)
 	}
+	if t.cfg.OnlyLevel != "" {
+		found.narrow(t.cfg.OnlyLevel)
+	}
 	t.mode.Store(found)
 	return nil
 }
@@ -44,12 +47,13 @@ type prober struct {
 	content *content // nil where the token has no AES-GCM
 	missing []error  // why not
 	picky   bool     // the token has no keys of a session
+	every   bool     // what the token does at less than its best is tried too
 }
 
 // probe tries everything. What a token cannot do is no error, unless that is
 // all of it; that it is not well is.
 func (t *Token) probe(u *use) (*mode, error) {
-	p := &prober{token: t}
+	p := &prober{token: t, every: t.cfg.OnlyLevel != ""}
 	m := &mode{ways: map[string][]*way{}}
 	for _, part := range []struct {
 		what string

@@ -53,8 +53,8 @@ func (p *prober) agreement(k *key, point *ecdh.PublicKey) (agreement, error) {
 	return agreement{}, errors.Join(errs[0], errs[len(errs)-1])
 }
 
-// ecdhAlg finds the ways to open envelopes of one alg. Two of them at most: the
-// deepest, and where that is for GCM only, the next.
+// ecdhAlg finds the ways to open envelopes of one alg. Unless every one is asked
+// for, two of them at most: the deepest, and where that is for GCM only, the next.
 func (p *prober) ecdhAlg(u *use, m *mode, k *key, g agreement, point *ecdh.PublicKey, alg string) error {
 	tr, err := ecdhTrial(point, alg)
 	if err != nil {
@@ -71,10 +71,10 @@ func (p *prober) ecdhAlg(u *use, m *mode, k *key, g agreement, point *ecdh.Publi
 			}
 			continue
 		}
-		if ways := m.ways[alg]; len(ways) == 0 || w.level != boundary.Sealed && ways[len(ways)-1].gcm {
+		if ways := m.ways[alg]; len(ways) == 0 || ways[len(ways)-1].level != w.level {
 			m.ways[alg] = append(ways, w)
 		}
-		if !w.gcm {
+		if !w.gcm && !p.every {
 			return nil
 		}
 	}

@@ -101,7 +101,7 @@ func (p *prober) rsaSealed(u *use, m *mode, k *key) error {
 }
 
 // rsaBare finds how the token gives out a content key: without its padding, or
-// else with it.
+// else (or too) with it.
 func (p *prober) rsaBare(u *use, m *mode, k *key) error {
 	tr, err := rsaTrial(k.rsa)
 	if err != nil {
@@ -114,6 +114,9 @@ func (p *prober) rsaBare(u *use, m *mode, k *key) error {
 		err := p.try(w, k, tr)
 		if err == nil {
 			m.ways[boundary.RSAOAEP256] = append(m.ways[boundary.RSAOAEP256], w)
+			if p.every {
+				continue
+			}
 			return nil
 		}
 		if err := p.lacks(u, map[boundary.Level]string{boundary.Unwrap: "removing OAEP with SHA-256", boundary.Raw: "bare RSA"}[w.level], err); err != nil {

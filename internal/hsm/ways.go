@@ -21,6 +21,9 @@ type mode struct {
 	// held is how it opens with a content key that was given to it to keep; nil
 	// where it keeps none.
 	held *way
+	// narrowed says by alg, where only the ways of one level are left, which that is
+	// and which there were.
+	narrowed map[string]string
 }
 
 // way is how a token opens the envelopes of one alg.
@@ -107,6 +110,19 @@ func (m *mode) levels() map[string]boundary.Level {
 		levels[boundary.PS256] = m.signing.level()
 	}
 	return levels
+}
+
+// narrow leaves the ways of one level.
+func (m *mode) narrow(only boundary.Level) {
+	m.narrowed = map[string]string{}
+	for alg, ways := range m.ways {
+		var all []string
+		for _, w := range ways {
+			all = append(all, string(w.level))
+		}
+		m.narrowed[alg] = fmt.Sprintf(" at %s, only at %s", only, strings.Join(all, " and "))
+		m.ways[alg] = slices.DeleteFunc(ways, func(w *way) bool { return w.level != only })
+	}
 }
 
 // fragile reports whether the token does not get over a bad envelope.

@@ -18,7 +18,15 @@ func TestEveryWorkerOpensAtTheTokensLevel(t *testing.T) {
 	for name, c := range map[string]struct {
 		make  func(testing.TB) hsm.Config
 		level boundary.Level
-	}{"SoftHSM": {softHSM, boundary.Raw}, "NSS": {nss, boundary.Sealed}} {
+	}{
+		"SoftHSM": {softHSM, boundary.Raw},
+		"NSS":     {nss, boundary.Sealed},
+		"NSS, where unwrap is asked for": {func(t testing.TB) hsm.Config {
+			cfg := nss(t)
+			cfg.OnlyLevel = boundary.Unwrap
+			return cfg
+		}, boundary.Unwrap},
+	} {
 		t.Run(name, func(t *testing.T) {
 			token := openInWorker(t, c.make(t))
 			g := generated(t, token)
