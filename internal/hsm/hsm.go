@@ -231,16 +231,20 @@ func (t *Token) Close() error {
 	}
 	close(t.watching)
 	deadline := time.After(closeWait)
+	var places []place // all, before one is closed: that would wait for a call that hangs
 	for _, l := range []*lane{t.pool, t.hold, t.manage, t.check} {
 		for range cap(l.slots) {
 			select {
 			case p := <-l.slots:
-				if p.age == t.age.Load() {
-					t.closeSession(p.session)
-				}
+				places = append(places, p)
 			case <-deadline:
 				return fmt.Errorf("closing the token: a %s call has not come back from the module: %w", l.name, boundary.ErrUnavailable)
 			}
+		}
+	}
+	for _, p := range places {
+		if p.age == t.age.Load() {
+			t.closeSession(p.session)
 		}
 	}
 	t.closeSession(t.loginSession())
@@ -257,7 +261,7 @@ func (t *Token) closeSession(s pkcs11.SessionHandle) {
 		return
 	}
 	t.sessions.Delete(s) // before the module can give the number to somebody else
-	if err := t.module.ctx.CloseSession(s); err != nil {
+	if err := t.module.closeSession(s); err != nil {
 		t.log.Debug("closing a session", "err", err)
 	}
 }

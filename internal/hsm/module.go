@@ -28,6 +28,22 @@ type module struct {
 	// logins makes looking at the PIN guard and C_Login one step, so that two
 	// Tokens with one wrong PIN do not use up two tries.
 	logins sync.Mutex
+	// sessions has them opened and closed one at a time. A module that was asked for
+	// locking (see initialize) has to do that itself, and tpm2-pkcs11 1.9 does not:
+	// two threads that open one at once may get the same.
+	sessions sync.Mutex
+}
+
+func (m *module) openSession(slot uint, flags uint) (pkcs11.SessionHandle, error) {
+	m.sessions.Lock()
+	defer m.sessions.Unlock()
+	return m.ctx.OpenSession(slot, flags)
+}
+
+func (m *module) closeSession(s pkcs11.SessionHandle) error {
+	m.sessions.Lock()
+	defer m.sessions.Unlock()
+	return m.ctx.CloseSession(s)
 }
 
 // modules are the libraries loaded so far.

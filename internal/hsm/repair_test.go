@@ -218,6 +218,40 @@ func TestLostSessionIsReplacedWithoutALogin(t *testing.T) {
 	isWell(t, broken)
 }
 
+// tpm2-pkcs11 gives one number to two sessions that are opened at once.
+func TestSessionsAreOpenedOneAtATime(t *testing.T) {
+	cfg := softHSM(t)
+	f := withFaults(t, &cfg)
+	cfg.Sessions = 8
+	broken := brokenTo(&cfg)
+	token := open(t, cfg)
+	g := generate(t, token)
+	env := seal(t, g)
+	f.fail("C_DecryptInit 0x20") // CKR_DATA_INVALID: the session is closed
+	for range cfg.Sessions {
+		if got, err := token.Open(t.Context(), g.Handle, env); !errors.Is(err, boundary.ErrUnavailable) {
+			t.Fatalf("Open = %v, %v, want boundary.ErrUnavailable", got, err)
+		}
+	}
+	eventually(t, "every session to be closed", func() bool { return token.Health(t.Context()).InUse == 0 })
+	f.forget()
+	f.fail("twins")
+	var wg sync.WaitGroup
+	for range cfg.Sessions {
+		wg.Go(func() {
+			got, err := token.Open(t.Context(), g.Handle, env)
+			if err != nil || string(got.Plaintext) != "plaintext" {
+				t.Errorf("Open = %v, %v, want the plaintext", got, err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := f.calls("C_OpenSession"); n != cfg.Sessions {
+		t.Errorf("%d sessions were opened, want %d", n, cfg.Sessions)
+	}
+	isWell(t, broken)
+}
+
 func TestKeyWithAnotherObjectHandleIsFoundAgain(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)

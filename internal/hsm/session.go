@@ -205,7 +205,7 @@ func (t *Token) openSession(l *lane) (pkcs11.SessionHandle, error) {
 	if l.write {
 		flags |= pkcs11.CKF_RW_SESSION
 	}
-	s, err := t.module.ctx.OpenSession(t.slot.id, flags)
+	s, err := t.module.openSession(t.slot.id, flags)
 	if err != nil {
 		return 0, meaning("C_OpenSession", err)
 	}

@@ -24,6 +24,7 @@
 //   fragile                 after a failed C_Decrypt the session is good for nothing
 //   lose 1000000            every C_Decrypt loses that many bytes
 //   sessions 3              that many sessions and no more
+//   twins                   sessions that are opened at once get one number
 //   noflags 0x8             token flags that are taken away
 //   serial 00               another serial number
 //   mechanism 0xd           a mechanism that it does not have
@@ -401,11 +402,24 @@ static CK_RV my_C_OpenSession(CK_SLOT_ID id, CK_FLAGS f, CK_VOID_PTR p, CK_NOTIF
 		return rv;
 	if (line("sessions", 0, rest, sizeof rest) && sessions >= atoi(rest))
 		return CKR_SESSION_COUNT;
+	int twins = line("twins", 0, rest, sizeof rest), others = 0;
+	static int opening;
+	static CK_SESSION_HANDLE first;
+	if (twins) {
+		others = __atomic_fetch_add(&opening, 1, __ATOMIC_SEQ_CST);
+		usleep(others ? 40000 : 20000); // the one that came first is done first
+	}
 	rv = after("C_OpenSession", real->C_OpenSession(id, f, p, n, s));
 	if (rv == CKR_OK) {
 		__atomic_add_fetch(&sessions, 1, __ATOMIC_SEQ_CST);
 		*s = number_session(*s);
+		if (twins && others)
+			*s = first;
+		else if (twins)
+			first = *s;
 	}
+	if (twins)
+		__atomic_sub_fetch(&opening, 1, __ATOMIC_SEQ_CST);
 	return rv;
 }
 
