@@ -27,6 +27,7 @@ import (
 type echo struct {
 	cfg   hsm.Config
 	hold  chan struct{} // Open of the handle "hold" waits for it
+	held  chan struct{} // is told that one does, unless it is nil
 	takes time.Duration // that Open of the handle "slow" takes, and Generate
 
 	mu        sync.Mutex
@@ -43,6 +44,9 @@ func (e *echo) Open(ctx context.Context, handle string, env *boundary.Envelope) 
 	case "panic":
 		panic("of the test")
 	case "hold":
+		if e.held != nil {
+			e.held <- struct{}{}
+		}
 		select {
 		case <-e.hold:
 		case <-ctx.Done():

@@ -69,7 +69,7 @@ func answersFindWhoAskedWhateverTheirOrder(t *testing.T, lines int) {
 func TestWhoGoesIsNotWaitedFor(t *testing.T) { eachWay(t, whoGoesIsNotWaitedFor) }
 
 func whoGoesIsNotWaitedFor(t *testing.T, lines int) {
-	e := &echo{hold: make(chan struct{})}
+	e := &echo{hold: make(chan struct{}), held: make(chan struct{}, 2)}
 	p := served(t, e, lines)
 	asks := func(ctx context.Context, cancel context.CancelFunc, want error) {
 		t.Helper()
@@ -78,12 +78,15 @@ func whoGoesIsNotWaitedFor(t *testing.T, lines int) {
 			t.Errorf("Open: %v, want %v", err, want)
 		}
 	}
-	gone, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(5*time.Millisecond, cancel)
-	asks(gone, cancel, context.Canceled)
+	gone, leave := context.WithCancel(t.Context())
+	go func() {
+		<-e.held // that nobody waits goes by the pipe, and could overtake the call on its line
+		leave()
+	}()
+	asks(gone, leave, context.Canceled)
 	late, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	asks(late, cancel, context.DeadlineExceeded)
-	for range 1000 {
+	for range 6000 {
 		e.mu.Lock()
 		n := e.cancelled
 		e.mu.Unlock()
