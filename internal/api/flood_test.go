@@ -41,7 +41,7 @@ func TestAFloodOnMonitoringDoesNotStopDecrypts(t *testing.T) {
 		flood = append(flood, conn)
 	}
 	for i, conn := range flood[:64] {
-		if err := healthy(t, conn, 10*time.Second); err != nil {
+		if err := healthy(t, conn, time.Minute); err != nil {
 			t.Fatalf("connection %d has no answer: %v", i, err)
 		}
 	}
@@ -52,7 +52,7 @@ func TestAFloodOnMonitoringDoesNotStopDecrypts(t *testing.T) {
 	for _, conn := range flood[:64] {
 		check(t, conn.Close())
 	}
-	if err := healthy(t, flood[64], 10*time.Second); err != nil {
+	if err := healthy(t, flood[64], time.Minute); err != nil {
 		t.Errorf("it is not served when there is room again: %v", err)
 	}
 }
@@ -60,6 +60,7 @@ func TestAFloodOnMonitoringDoesNotStopDecrypts(t *testing.T) {
 func TestAFloodOfBadEnvelopesDoesNotFillTheDisk(t *testing.T) {
 	r := newRig(t)
 	before := len(r.entries())
+	began := time.Now()
 	unknown := r.seal(r.active, nil, map[string]any{"alg": boundary.RSAOAEP256, "enc": enc, "kid": strings.Repeat("\u0001", 600)})
 	for range 50 {
 		r.decrypt("garbage").wants(t, 400, "malformed_envelope")
@@ -68,8 +69,10 @@ func TestAFloodOfBadEnvelopesDoesNotFillTheDisk(t *testing.T) {
 		r.send(r.client, "POST", "/v1/partners/wise/decrypt?x=1", "x").wants(t, 400, "bad_request")
 		r.send(r.client, "POST", "/v1/partners/nobody/decrypt", "x").wants(t, 404, "not_found")
 	}
-	if n := len(r.entries()) - before; n > 60 {
-		t.Errorf("250 refusals made %d entries", n)
+	// Of each of five kinds three in a second, and one for all the others.
+	most := 5 * (3 + 1) * (2 + int(time.Since(began).Seconds()))
+	if n := len(r.entries()) - before; n > most {
+		t.Errorf("250 refusals in %s made %d entries, want %d at most", time.Since(began), n, most)
 	}
 	r.holds("decrypt", 250)
 	if strings.Contains(r.scrape(), "nobody") {

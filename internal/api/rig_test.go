@@ -125,7 +125,7 @@ func (r *rig) serve() {
 	served := make(chan error, 1)
 	go func() { served <- r.server.Serve() }()
 	r.t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := errors.Join(r.server.Shutdown(ctx), <-served); err != nil {
 			r.t.Errorf("stopping: %v", err)

@@ -107,7 +107,7 @@ func TestRefusalsAreRecordedAndDoNotFillTheDisk(t *testing.T) {
 // holds waits until the entries of an action stand for as many as there were.
 func (r *rig) holds(action string, want int) {
 	r.t.Helper()
-	for range 100 {
+	for range 1200 {
 		if r.refused(action) == want {
 			return
 		}
