@@ -11,12 +11,14 @@ func TestGrowthThatGoesOnIsALeak(t *testing.T) {
 		sizes []int
 		want  int
 	}{
-		"a leak":                   {[]int{0, 9000, 10000, 11000, 12000, 13000, 14000, 15000, 16000}, 100},
-		"a heap that fills":        {[]int{0, 9000, 12000, 13000, 13500, 13500, 13500, 13500, 13500}, 0},
-		"a heap that rests once":   {[]int{0, 9000, 10000, 11000, 12000, 13000, 13000, 15000, 16000}, 0},
-		"a heap in disorder":       {[]int{0, 4000, 8000, 4000, 8000, 12000, 8000, 12000, 16000}, 0},
-		"a growth of single bytes": {[]int{0, 10, 20, 30, 40, 50, 60, 70, 80}, 0},
-		"too little is known":      {[]int{1000, 2000}, 0},
+		"a leak":                 {[]int{0, 90000, 100000, 110000, 120000, 130000, 140000, 150000, 160000}, 1000},
+		"a leak, and more once":  {[]int{0, 90000, 100000, 110000, 120000, 130000, 990000, 1000000, 1010000}, 1000},
+		"a heap that fills":      {[]int{0, 90000, 120000, 130000, 135000, 135000, 135000, 135000, 135000}, 0},
+		"a heap that rests once": {[]int{0, 90000, 100000, 110000, 120000, 130000, 130000, 150000, 160000}, 0},
+		"a heap in disorder":     {[]int{0, 40000, 80000, 40000, 80000, 120000, 80000, 120000, 160000}, 0},
+		"a heap that grows once": {[]int{0, 10, 20, 30, 40, 90050, 90060, 90070, 90080}, 0},
+		"a page a round":         {[]int{0, 820, 1640, 2460, 3280, 4100, 4920, 5740, 6560}, 0},
+		"too little is known":    {[]int{10000, 20000}, 0},
 	} {
 		if got := growth(c.sizes, 10); got != c.want {
 			t.Errorf("%s: %d bytes each, want %d", name, got, c.want)
