@@ -35,11 +35,12 @@ func TestFaultsAreFound(t *testing.T) {
 			"an RSA private key": "fail", "a private key on P-256": "fail", "a private key wrapped to be taken out": "fail"}, "the private key can be read"},
 		"it says that a private key may be taken out": {[]string{"attribute 0x162 1"}, "attributes", found{
 			"an RSA private key": "fail", "a private key on P-256": "fail"}, "CKA_EXTRACTABLE is true"},
-		"it has few sessions":     {[]string{"sessions 3"}, "sessions/many sessions", found{"many sessions": "quirk"}, "2 and no more: CKR_SESSION_COUNT"},
-		"a zero is dropped":       {[]string{"short"}, "mechanisms/a shared secret that begins with a zero", found{"a shared secret that begins with a zero": "quirk"}, "the zero is dropped"},
-		"a session breaks":        {[]string{"fragile"}, "refusals/a session after a wrong block", found{"a session after a wrong block": "quirk"}, "of no more use (CKR_OPERATION_ACTIVE)"},
-		"a mechanism is missing":  {[]string{"mechanism 0x1050"}, "mechanisms/ECDH on P-256", found{"ECDH on P-256": "lacks"}, "CKR_MECHANISM_INVALID (listed all the same)"},
-		"decrypts wait for a key": {[]string{"stall 600"}, "keyd/decrypts while a key is made", found{"decrypts while a key is made": "quirk"}, "they wait for it"},
+		"two sessions get one number": {[]string{"twins"}, "threads/sessions opened at once", found{"sessions opened at once": "quirk"}, "two get the same"},
+		"it has few sessions":         {[]string{"sessions 3"}, "sessions/many sessions", found{"many sessions": "quirk"}, "2 and no more: CKR_SESSION_COUNT"},
+		"a zero is dropped":           {[]string{"short"}, "mechanisms/a shared secret that begins with a zero", found{"a shared secret that begins with a zero": "quirk"}, "the zero is dropped"},
+		"a session breaks":            {[]string{"fragile"}, "refusals/a session after a wrong block", found{"a session after a wrong block": "quirk"}, "of no more use (CKR_OPERATION_ACTIVE)"},
+		"a mechanism is missing":      {[]string{"mechanism 0x1050"}, "mechanisms/ECDH on P-256", found{"ECDH on P-256": "lacks"}, "CKR_MECHANISM_INVALID (listed all the same)"},
+		"decrypts wait for a key":     {[]string{"stall 600"}, "keyd/decrypts while a key is made", found{"decrypts while a key is made": "quirk"}, "they wait for it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

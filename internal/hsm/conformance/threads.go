@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -59,47 +60,78 @@ var threadChecks = []check{
 			return fail("%v", err)
 		}
 		stop := make(chan struct{})
-		var wg sync.WaitGroup
 		var ops atomic.Int64
-		var bad atomic.Pointer[error]
-		for range 3 {
-			wg.Go(func() {
-				err := l.within(func(s pkcs11.SessionHandle) error {
-					for {
-						select {
-						case <-stop:
-							return nil
-						default:
-						}
-						if _, err := l.decrypt(s, mechanism1(pkcs11.CKM_RSA_X_509, nil), k.private, block); err != nil {
-							return err
-						}
-						ops.Add(1)
-					}
-				})
-				if err != nil {
-					bad.Store(&err)
+		wait, err := l.atOnce(3, func(s pkcs11.SessionHandle) error {
+			for {
+				select {
+				case <-stop:
+					return nil
+				default:
 				}
-			})
+				if _, err := l.decrypt(s, mechanism1(pkcs11.CKM_RSA_X_509, nil), k.private, block); err != nil {
+					return err
+				}
+				ops.Add(1)
+			}
+		})
+		if err != nil {
+			return fail("C_OpenSession: %s", name(err))
 		}
 		made := 0
 		for end := time.Now().Add(time.Second); time.Now().Before(end) || made < 2; made++ {
-			_, priv, err := l.generate(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, rsaTemplate(2048), uses{decrypt: true})
-			if err == nil {
+			var priv pkcs11.ObjectHandle
+			if _, priv, err = l.generate(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, rsaTemplate(2048), uses{decrypt: true}); err == nil {
 				err = l.pkcs11.DestroyObject(l.session, priv)
 			}
 			if err != nil {
-				bad.Store(&err)
 				break
 			}
 		}
 		close(stop)
-		wg.Wait()
-		if err := bad.Load(); err != nil {
-			return fail("%s", l.said("meanwhile", *err))
+		if err := cmp.Or(wait(), err); err != nil {
+			return fail("%s", l.said("meanwhile", err))
 		}
 		return pass("%d keys, %d operations", made, ops.Load())
 	})},
+	// From here on it is no more the lab that it was.
+	{"sessions opened at once", openedAtOnce},
+}
+
+// atOnce has f run in n goroutines, each with a session of its own, and returns
+// what waits for their end. The sessions are opened one after the other: to open
+// them at once is a check of its own.
+func (l *lab) atOnce(n int, f func(pkcs11.SessionHandle) error) (wait func() error, err error) {
+	var open []pkcs11.SessionHandle
+	closeAll := func() {
+		for _, s := range open {
+			_ = l.pkcs11.CloseSession(s) // it was of use
+		}
+	}
+	for range n {
+		s, err := l.pkcs11.OpenSession(l.slot, pkcs11.CKF_SERIAL_SESSION)
+		if err != nil {
+			closeAll()
+			return nil, err
+		}
+		open = append(open, s)
+	}
+	var wg sync.WaitGroup
+	var bad atomic.Pointer[error]
+	for _, s := range open {
+		wg.Go(func() {
+			if err := f(s); err != nil {
+				bad.Store(&err)
+			}
+		})
+	}
+	return func() error {
+		wg.Wait()
+		closeAll()
+		if err := bad.Load(); err != nil {
+			return *err
+		}
+		return nil
+	}, nil
 }
 
 // together does the same in 1, 2 and 4 sessions for a while.
@@ -108,32 +140,25 @@ func (l *lab) together(op func(pkcs11.SessionHandle) error) Check {
 	var rates []string
 	var first float64
 	for _, n := range []int{1, 2, 4} {
-		var wg sync.WaitGroup
 		var ops atomic.Int64
-		var bad atomic.Pointer[error]
 		end := time.Now().Add(each)
-		for range n {
-			wg.Go(func() {
-				err := l.within(func(s pkcs11.SessionHandle) error {
-					for time.Now().Before(end) {
-						if err := op(s); err != nil {
-							return err
-						}
-						ops.Add(1)
-					}
-					return nil
-				})
-				if err != nil {
-					bad.Store(&err)
+		wait, err := l.atOnce(n, func(s pkcs11.SessionHandle) error {
+			for time.Now().Before(end) {
+				if err := op(s); err != nil {
+					return err
 				}
-			})
-		}
-		wg.Wait()
-		if err := bad.Load(); err != nil {
-			if n == 1 && !errors.Is(*err, errWrong) {
-				return l.lacks(l.check, *err)
+				ops.Add(1)
 			}
-			return fail("%d sessions: %s", n, l.said(fmt.Sprintf("%d sessions", n), *err))
+			return nil
+		})
+		if err == nil {
+			err = wait()
+		}
+		if err != nil {
+			if n == 1 && !errors.Is(err, errWrong) {
+				return l.lacks(l.check, err)
+			}
+			return fail("%d sessions: %s", n, l.said(fmt.Sprintf("%d sessions", n), err))
 		}
 		rate := float64(ops.Load()) / each.Seconds()
 		if n == 1 {
