@@ -22,6 +22,10 @@ func Find(pid int, secrets map[string][]byte) (map[string]int, error) {
 		return nil, fmt.Errorf("opening the memory of a process: %w", err)
 	}
 	defer func() { _ = mem.Close() }() // it was only read
+	known, err := indexOf(secrets)
+	if err != nil {
+		return nil, err
+	}
 	found := map[string]int{}
 	lines := bufio.NewScanner(bytes.NewReader(maps))
 	for lines.Scan() {
@@ -34,14 +38,50 @@ func Find(pid int, secrets map[string][]byte) (map[string]int, error) {
 		if mode[0] != 'r' || strings.HasSuffix(lines.Text(), "[vvar]") || strings.HasSuffix(lines.Text(), "[vsyscall]") {
 			continue
 		}
-		part := read(mem, from, to)
-		for name, secret := range secrets {
-			if c := bytes.Count(part, secret); c > 0 {
-				found[name] += c
+		known.count(read(mem, from, to), found)
+	}
+	return found, nil
+}
+
+// index finds hundreds of secrets in one pass: a process changes while it is looked
+// through.
+type index struct {
+	begins [1 << 16 / 64]uint64    // a bit for each pair of bytes that one begins with
+	by     map[[2]byte][]namedText // and which those are
+}
+
+type namedText struct {
+	name string
+	text []byte
+}
+
+func indexOf(secrets map[string][]byte) (*index, error) {
+	ix := &index{by: map[[2]byte][]namedText{}}
+	for name, text := range secrets {
+		if len(text) < 2 {
+			return nil, fmt.Errorf("%s: a secret of %d bytes is everywhere", name, len(text))
+		}
+		pair := [2]byte(text)
+		at := int(pair[0]) | int(pair[1])<<8
+		ix.begins[at/64] |= 1 << (at % 64)
+		ix.by[pair] = append(ix.by[pair], namedText{name, text})
+	}
+	return ix, nil
+}
+
+// count adds how often part holds each.
+func (ix *index) count(part []byte, found map[string]int) {
+	for i := range max(0, len(part)-1) {
+		at := int(part[i]) | int(part[i+1])<<8
+		if ix.begins[at/64]&(1<<(at%64)) == 0 {
+			continue
+		}
+		for _, secret := range ix.by[[2]byte(part[i:])] {
+			if bytes.HasPrefix(part[i:], secret.text) {
+				found[secret.name]++
 			}
 		}
 	}
-	return found, nil
 }
 
 // read reads a mapping. What of it cannot be read, because it has gone meanwhile
