@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -89,14 +90,20 @@ func get(t *testing.T, url string) string {
 	return body.String()
 }
 
+// freePort is an address that nobody listens on. The kernel's own choice would be a
+// port that it gives to the next connection too, of this test or another.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		// Below the ports of outgoing connections (ip_local_port_range, 32768 and up).
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.N(20_000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // TestAnotherUserHasNoRole runs the CLI as nobody against sockets that anybody
