@@ -189,11 +189,10 @@ func serving(ts *testscript.TestScript, neg bool, args []string) {
 		socket = args[0]
 	}
 	c := client.New(socket)
-	for range 600 {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if _, err := c.VersionInfo(context.Background()); err == nil {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 	ts.Fatalf("nothing serves on %s", socket)
 }
