@@ -24,8 +24,8 @@ if ! runs /run/pkcsslotd.pid; then
 fi
 slots() { pkcs11-tool --module "$module" -L >"$dir/log" 2>&1; }
 # Asked before it is there, the library stays out of order for a while.
-within 10 test -S /run/pkcsslotd.socket || fail "pkcsslotd does not start"
-within 10 slots || fail "pkcsslotd does not serve: $(tail -n5 -- "$dir/log")"
+within 60 test -S /run/pkcsslotd.socket || fail "pkcsslotd does not start"
+within 60 slots || fail "pkcsslotd does not serve: $(tail -n5 -- "$dir/log")"
 
 made() { [ -e "$state/keyd.made-by" ] && [ "$(cat -- "$state/keyd.made-by")" = "$dir" ] && [ -e "$dir/made" ]; }
 if ! made; then

@@ -20,6 +20,6 @@ if ! runs "$dir/server.pid"; then
 	sed -n 's/.*P11_KIT_SERVER_PID=\([0-9]*\).*/\1/p' "$dir/log" >"$dir/server.pid"
 	stopper "$dir/server.pid"
 fi
-within 10 test -S "$socket" || fail "p11-kit server does not serve"
+within 60 test -S "$socket" || fail "p11-kit server does not serve"
 printf 'export P11_KIT_SERVER_ADDRESS=unix:path=%q\n' "$socket"
 show

@@ -27,17 +27,22 @@ starts() { # PIDFILE COMMAND...
 	echo $! >"$pidfile"
 	disown
 }
+# proc_net_tcp(5): addresses in hexadecimal, and 0A is LISTEN. To connect would be to
+# use it.
+listens() { grep -q "^ *[0-9]*: 0100007F:$(printf %04X "$1") [0-9A-F:]* 0A " /proc/net/tcp; }
 serves() { dbus-send --session --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.GetNameOwner string:com.intel.tss2.Tabrmd >/dev/null 2>&1; }
 
 if ! runs "$dir/abrmd.pid"; then
 	runs "$dir/swtpm.pid" || starts "$dir/swtpm.pid" swtpm socket --tpm2 --tpmstate "dir=$dir/tpm" \
 		--server "type=tcp,port=$port,bindaddr=127.0.0.1" --ctrl "type=tcp,port=$((port + 1)),bindaddr=127.0.0.1" --flags not-need-init,startup-clear
 	runs "$dir/bus.pid" || { rm -f -- "$dir/bus"; starts "$dir/bus.pid" dbus-daemon --session --nofork --address="$bus"; }
-	within 10 test -S "$dir/bus" || fail "no bus for tpm2-abrmd: $(tail -n5 -- "$dir/daemons.log")"
+	within 60 test -S "$dir/bus" || fail "no bus for tpm2-abrmd: $(tail -n5 -- "$dir/daemons.log")"
+	# It looks for the TPM once, when it starts.
+	within 60 listens "$port" && within 60 listens "$((port + 1))" || fail "no TPM for tpm2-abrmd: $(tail -n5 -- "$dir/daemons.log")"
 	starts "$dir/abrmd.pid" tpm2-abrmd --session --allow-root --max-transients=100 --tcti="swtpm:host=127.0.0.1,port=$port"
 	stopper "$dir/abrmd.pid" "$dir/swtpm.pid" "$dir/bus.pid"
 fi
-within 10 serves || fail "tpm2-abrmd does not serve: $(tail -n5 -- "$dir/daemons.log")"
+within 60 serves || fail "tpm2-abrmd does not serve: $(tail -n5 -- "$dir/daemons.log")"
 
 tool() { pkcs11-tool --module "$module" "$@"; }
 [ -e "$dir/made" ] || {
