@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"keyd/internal/hsm/conformance"
 )
@@ -25,7 +26,7 @@ func TestTokensPage(t *testing.T) {
 	for _, k := range tokens {
 		t.Run(k.name, func(t *testing.T) {
 			cfg := config(tokenOf(t, k.kind))
-			cfg.Envelopes = 2000
+			cfg.Envelopes, cfg.Limit = perPage, 10*time.Minute
 			reports = append(reports, run(t, cfg))
 		})
 	}
