@@ -58,6 +58,7 @@ func TestManagementCallThatHangsIsSaidSo(t *testing.T) {
 	token := open(t, cfg)
 	kept := generate(t, token)
 	spec := newSpec()
+	eventually(t, "the generation to be over", func() bool { return !hsm.Managing(token) })
 	hsm.LimitManagement(token, time.Millisecond, 500*time.Millisecond)
 	f.fail("C_GenerateKeyPair hang")
 	hung := func(name string, err error) {
@@ -185,6 +186,7 @@ func TestCallThatDoesNotComeBackIsNoticed(t *testing.T) {
 			token := open(t, cfg)
 			g := generate(t, token)
 			ref, _ := held(t, token, 7)
+			eventually(t, "nobody to be in the module", func() bool { return hsm.Settled(token) }) // who is would seem to hang
 			hsm.LimitManagement(token, time.Minute, 200*time.Millisecond)
 			f.fail(c.fault)
 			defer f.heal()
