@@ -34,6 +34,9 @@ func TestBareDoesTheTokensPartAndNothingElse(t *testing.T) {
 				t.Fatalf("%s: one took %s", name, d)
 			}
 		}
+		if took, err := token.Bare(t.Context(), g.Handle, env, 2, 0); err != nil || len(took) != 2 {
+			t.Errorf("%s, for no time: %d times, %v, want once in each session", name, len(took), err)
+		}
 		if _, err := token.Bare(t.Context(), g.Handle+"x", env, 1, time.Millisecond); !errors.Is(err, boundary.ErrNoKey) {
 			t.Errorf("%s: a key that is none: %v", name, err)
 		}
