@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"testing"
 	"time"
@@ -106,7 +107,13 @@ func (s *overSocket) start(module string) {
 	s.server = exec.Command("p11-kit", "server", "-f", "-n", s.socket, "--provider", module, "pkcs11:token="+s.label)
 	s.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	must(s.t, s.server.Start())
-	eventually(s.t, "p11-kit's socket", func() bool { _, err := os.Stat(s.socket); return err == nil })
+	// proc(5), /proc/net/unix: whoever connects to one that is there and not listened
+	// to yet is told by p11-kit that there are no tokens.
+	eventually(s.t, "p11-kit to listen", func() bool {
+		sockets, err := os.ReadFile("/proc/net/unix")
+		must(s.t, err)
+		return regexp.MustCompile(`(?m) 00010000 .* ` + regexp.QuoteMeta(s.socket) + `$`).Match(sockets)
+	})
 	s.t.Cleanup(s.kill)
 }
 
