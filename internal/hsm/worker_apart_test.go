@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -223,11 +222,7 @@ func TestKeyThatTheWorkerDoesNotSeeIsDestroyedAndTheSettingNamed(t *testing.T) {
 func TestPINThatIsRefusedToTheProcessThatMakesAKeyIsShownOnce(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)
-	old, err := cfg.PIN()
-	must(t, err)
-	path := filepath.Join(t.TempDir(), "pin")
-	must(t, os.WriteFile(path, old, 0o600))
-	cfg.PIN = func() ([]byte, error) { return os.ReadFile(path) }
+	path, old := pinInFile(t, &cfg)
 	token := openWorker(t, apart(cfg))
 	g := generated(t, token)
 	outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { must(t, ctx.SetPIN(s, string(old), "another PIN")) })

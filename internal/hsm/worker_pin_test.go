@@ -14,17 +14,24 @@ import (
 	"keyd/internal/hsm"
 )
 
+// pinInFile has the PIN read from a file, which is where another one is put.
+func pinInFile(t *testing.T, cfg *hsm.Config) (path string, pin []byte) {
+	t.Helper()
+	pin, err := cfg.PIN()
+	must(t, err)
+	path = filepath.Join(t.TempDir(), "pin")
+	must(t, os.WriteFile(path, pin, 0o600))
+	cfg.PIN = func() ([]byte, error) { return os.ReadFile(path) }
+	return path, pin
+}
+
 // Somebody gives the token another PIN while keyd is logged in. Nothing happens
 // until a worker has to log in; then the old PIN costs one try, however long it
 // goes on, and the new one is taken as soon as it is in place.
 func TestPINChangedUnderTheDaemonDoesNotLockTheToken(t *testing.T) {
 	cfg := softHSM(t)
 	f := withFaults(t, &cfg)
-	old, err := cfg.PIN()
-	must(t, err)
-	path := filepath.Join(t.TempDir(), "pin")
-	must(t, os.WriteFile(path, old, 0o600))
-	cfg.PIN = func() ([]byte, error) { return os.ReadFile(path) }
+	path, old := pinInFile(t, &cfg)
 	token := openInWorker(t, cfg)
 	g := generated(t, token)
 	outside(t, cfg, func(ctx *pkcs11.Ctx, s pkcs11.SessionHandle) { must(t, ctx.SetPIN(s, string(old), "another PIN")) })
@@ -37,7 +44,7 @@ func TestPINChangedUnderTheDaemonDoesNotLockTheToken(t *testing.T) {
 			return strings.Contains(h.Err, "PIN")
 		})
 	}
-	_, err = token.Open(t.Context(), g.Handle, seal(t, g))
+	_, err := token.Open(t.Context(), g.Handle, seal(t, g))
 	if !errors.Is(err, boundary.ErrUnavailable) || !errors.Is(err, hsm.ErrPINRefused) {
 		t.Errorf("Open: %v, want boundary.ErrUnavailable because of the PIN", err)
 	}

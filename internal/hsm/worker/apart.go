@@ -12,16 +12,16 @@ import (
 // generateApart has a process of its own make a key, so that nothing else waits
 // for that where a module has one call at a time: a generation takes seconds.
 // Then the worker that serves must see the key: it is what opens with it.
-func (t *Token) generateApart(ctx context.Context, spec boundary.Spec) (g boundary.Generated, err error) {
-	// The PIN is shown to no token that does not serve.
-	if _, err := t.ready(ctx); err != nil {
-		return boundary.Generated{}, err
-	}
+func (t *Token) generateApart(ctx context.Context, spec []byte) (g boundary.Generated, err error) {
 	select {
 	case t.making <- struct{}{}: // one key at a time, as in the worker
 		defer func() { <-t.making }()
 	case <-ctx.Done():
 		return boundary.Generated{}, fmt.Errorf("waiting for another key to be made: %w: %w", boundary.ErrBusy, ctx.Err())
+	}
+	// The PIN is shown to no token that does not serve.
+	if _, err := t.ready(ctx); err != nil {
+		return boundary.Generated{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.limit(opGenerate))
 	defer cancel()
@@ -38,9 +38,9 @@ func (t *Token) generateApart(ctx context.Context, spec boundary.Spec) (g bounda
 		}
 		w.kill()
 	}()
-	t.log.Info("a process of its own makes a key", "worker", w.pid, "key", spec.Key, "kid", spec.KID)
+	t.log.Info("a process of its own makes a key", "worker", w.pid)
 	began := time.Now()
-	if g, err = w.make(ctx, spec); errors.Is(err, errLost) {
+	if g, err = read(readGenerated)(w.peer.call(ctx, opGenerate, document(spec))); errors.Is(err, errLost) {
 		t.tell(observation{op: opGenerate.String(), inToken: time.Since(began), err: err})
 	}
 	if err != nil {
@@ -52,24 +52,11 @@ func (t *Token) generateApart(ctx context.Context, spec boundary.Spec) (g bounda
 	return g, nil
 }
 
-// make makes a key.
-func (w *worker) make(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
-	raw, err := encodeJSON(spec)
-	if err != nil {
-		return boundary.Generated{}, err
-	}
-	return read(readGenerated)(w.peer.call(ctx, opGenerate, document(raw)))
-}
-
 // discard destroys a key that nobody will know of.
-func (w *worker) discard(spec boundary.Spec) error {
-	raw, err := encodeJSON(spec)
-	if err != nil {
-		return err
-	}
+func (w *worker) discard(spec []byte) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
 	defer cancel()
-	_, err = w.peer.call(ctx, opDiscard, document(raw))
+	_, err := w.peer.call(ctx, opDiscard, document(spec))
 	return err
 }
 

@@ -99,12 +99,12 @@ func (t *Token) Public(ctx context.Context, handle string) (crypto.PublicKey, er
 
 // Generate makes a key pair.
 func (t *Token) Generate(ctx context.Context, spec boundary.Spec) (boundary.Generated, error) {
-	if t.cfg.SeparateKeyGeneration {
-		return t.generateApart(ctx, spec)
-	}
 	raw, err := encodeJSON(spec)
 	if err != nil {
 		return boundary.Generated{}, err
+	}
+	if t.cfg.SeparateKeyGeneration {
+		return t.generateApart(ctx, raw)
 	}
 	return read(readGenerated)(t.ask(ctx, opGenerate, document(raw)))
 }
